@@ -1,0 +1,128 @@
+"""What a data source gives: images with labels and class names, in memory or as files."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vgglab.data.sampling import Key, derive_seed
+from vgglab.errors import InputError
+
+
+class Batch(NamedTuple):
+    """What a loader yields and what travels to the device."""
+
+    images: Tensor
+    """(N, C, H, W) uint8."""
+    labels: Tensor
+    """(N,) int64."""
+    indices: Tensor
+    """(N,) int64, indices in the set."""
+    epoch: int
+
+
+class ImageSet(ABC):
+    """Labelled images. `image(i)` is the image as stored: (C, H, W) uint8, no transform applied."""
+
+    labels: Tensor
+    """(N,) int64 on the CPU."""
+    classes: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def image(self, index: int) -> Tensor: ...
+
+    @abstractmethod
+    def subset(self, indices: Tensor) -> "ImageSet":
+        """The images at `indices` (int64), in that order."""
+
+    def _check_labels(self, source: str) -> None:
+        """Refuse labels that no class stands for: they would train a wrong network silently."""
+        if len(self.labels) == 0:
+            return
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or high >= len(self.classes):
+            wrong = low if low < 0 else high
+            raise InputError(
+                f"{source}: label {wrong} lies outside the {len(self.classes)} classes "
+                f"(0 to {len(self.classes) - 1})"
+            )
+
+
+class TensorImages(ImageSet):
+    """Images of one size in one uint8 tensor (N, C, H, W): a batch is one gather."""
+
+    def __init__(
+        self, images: Tensor, labels: Tensor, classes: Sequence[str], *, source: str = "data"
+    ) -> None:
+        self.images = images
+        self.labels = labels
+        self.classes = classes
+        self._check_labels(source)
+
+    def image(self, index: int) -> Tensor:
+        return self.images[index]
+
+    def subset(self, indices: Tensor) -> "TensorImages":
+        return TensorImages(self.images[indices], self.labels[indices], self.classes)
+
+
+class FileImages(ImageSet):
+    """Image files, decoded when asked for."""
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        labels: Tensor,
+        classes: Sequence[str],
+        decode: Callable[[Path], Tensor],
+        *,
+        source: str = "data",
+    ) -> None:
+        self.files = files
+        self.labels = labels
+        self.classes = classes
+        self.decode = decode
+        self._check_labels(source)
+
+    def image(self, index: int) -> Tensor:
+        return self.decode(self.files[index])
+
+    def subset(self, indices: Tensor) -> "FileImages":
+        files = [self.files[i] for i in indices.tolist()]
+        return FileImages(files, self.labels[indices], self.classes, self.decode)
+
+
+@dataclass
+class BatchView(Dataset[Batch]):
+    """An image set as a loader sees it: a list of keys in, a batch out."""
+
+    images: ImageSet
+    transform: Callable[[Tensor], Tensor] | None = None
+    """Applied to each image in the worker; may draw from torch's global generator."""
+    seed: int = 0
+
+    def __getitem__(self, keys: list[Key]) -> Batch:
+        indices = torch.tensor([key.image for key in keys])
+        if isinstance(self.images, TensorImages) and self.transform is None:
+            pixels = self.images.images[indices]
+        else:
+            pixels = torch.stack([self._transformed(key) for key in keys])
+        return Batch(pixels, self.images.labels[indices], indices, keys[0].epoch)
+
+    def _transformed(self, key: Key) -> Tensor:
+        image = self.images.image(key.image)
+        if self.transform is None:
+            return image
+        # Seeded by (seed, epoch, index), as the batched augmentation is: the result does not depend
+        # on the worker, the rank or a resume.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.seed, *key))
+            return self.transform(image)

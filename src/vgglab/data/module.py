@@ -1,0 +1,224 @@
+"""The one contract of all data sources: uint8 images from a loader, network input on the device."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Ge, Gt, Lt
+from lightning import LightningDataModule
+from sklearn.model_selection import StratifiedShuffleSplit
+from torch import Tensor
+
+from vgglab.data.images import Batch, BatchView, ImageSet
+from vgglab.data.sampling import (
+    ResumableLoader,
+    ShardedBatches,
+    derive_seed,
+    per_device_batch_size,
+)
+from vgglab.data.transforms import Augmentation, Preprocessing, TrainCrop, train_crop
+from vgglab.errors import InputError
+
+Count = Annotated[int, Gt(0)]
+CountOrZero = Annotated[int, Ge(0)]
+Fraction = Annotated[float, Ge(0), Lt(1)]
+Alpha = Annotated[float, Ge(0)]
+
+
+def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Two disjoint index sets that together cover all images, each class in proportion.
+
+    Args:
+        labels: (N,) int64.
+        fraction: of the images that go to the second set, 0 < fraction < 1.
+        seed: the same seed gives the same split.
+
+    Returns:
+        Indices (int64, ascending) of the first and of the second set.
+
+    Raises:
+        InputError: a class has too few images to be in both.
+    """
+    splitter = StratifiedShuffleSplit(n_splits=1, test_size=fraction, random_state=seed % 2**32)
+    try:
+        first, second = next(splitter.split(labels.numpy(), labels.numpy()))
+    except ValueError as error:
+        raise InputError(f"cannot hold out {fraction:g} of the images: {error}") from error
+    return torch.from_numpy(first).sort().values, torch.from_numpy(second).sort().values
+
+
+class ImageDataModule(LightningDataModule):
+    """Images for a run: `fit` sees a training and a validation set, `test` a third one.
+
+    A source overrides `classes`, `preprocessing` and `load`, and `prepare_data` if it downloads.
+
+    Args:
+        batch_size: of all processes together (one step); each gets an equal part.
+        num_workers: loader processes a device. 0 decodes in the training process.
+        seed: of the order, the augmentation and the validation split.
+        validation_fraction: of the training images, held out for validation, stratified.
+        shuffle: a new order each epoch.
+        augment: random changes of training images; false switches all of them off.
+        pad: shift images by up to so many pixels.
+        flip: mirror images left to right half of the time.
+        mixup_alpha: of MixUp (arXiv 1710.09412); 0 is off.
+        cutmix_alpha: of CutMix (arXiv 1905.04899); 0 is off. With both, one is drawn a batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_size: Count = 128,
+        num_workers: CountOrZero = 0,
+        seed: CountOrZero = 0,
+        validation_fraction: Fraction = 0.1,
+        shuffle: bool = True,
+        augment: bool = True,
+        pad: CountOrZero = 0,
+        flip: bool = False,
+        mixup_alpha: Alpha = 0.0,
+        cutmix_alpha: Alpha = 0.0,
+    ) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.validation_fraction = validation_fraction
+        self.shuffle = shuffle
+        self.augment = augment
+        self.pad = pad
+        self.flip = flip
+        self.mixup_alpha = mixup_alpha
+        self.cutmix_alpha = cutmix_alpha
+        self.sets: dict[str, ImageSet] = {}
+
+    @property
+    @abstractmethod
+    def classes(self) -> Sequence[str]:
+        """Class names in label order, known before anything is downloaded or decoded."""
+
+    @property
+    @abstractmethod
+    def preprocessing(self) -> Preprocessing: ...
+
+    @abstractmethod
+    def load(self, split: str) -> ImageSet | None:
+        """The images of `train`, `val` or `test`. None for `val`: split it off `train`."""
+
+    @property
+    def crop(self) -> TrainCrop | None:
+        """The per-file crop of training images. None: images have the network's size as stored."""
+        return None
+
+    @property
+    def augmentation(self) -> Augmentation:
+        return Augmentation(
+            seed=self.seed,
+            num_classes=len(self.classes),
+            pad=self.pad,
+            flip=self.flip,
+            mixup_alpha=self.mixup_alpha,
+            cutmix_alpha=self.cutmix_alpha,
+        )
+
+    def setup(self, stage: str) -> None:
+        """Load what `stage` needs, once."""
+        if stage in ("fit", "validate") and "train" not in self.sets:
+            self._setup_training()
+        if stage == "test" and "test" not in self.sets:
+            self.sets["test"] = self._loaded("test")
+
+    def _setup_training(self) -> None:
+        train, validation = self._loaded("train"), self.load("val")
+        if validation is None:
+            if not self.validation_fraction:
+                raise InputError("data.validation_fraction=0, but this data has no validation set")
+            kept, held_out = stratified_split(train.labels, self.validation_fraction, self.seed)
+            train, validation = train.subset(kept), train.subset(held_out)
+        self.sets["train"], self.sets["val"] = train, validation
+
+    def _loaded(self, split: str) -> ImageSet:
+        images = self.load(split)
+        if images is None or not len(images):
+            raise InputError(f"{type(self).__name__} has no {split} images")
+        return images
+
+    @property
+    def device_batch_size(self) -> int:
+        """Images one process gets a step."""
+        return per_device_batch_size(self.batch_size, self._world()[1])
+
+    def train_dataloader(self) -> ResumableLoader:
+        rank, world_size = self._world()
+        self.device_batch_size  # noqa: B018 - refuses a batch that cannot be divided
+        train = self.sets["train"]
+        if len(train) < self.batch_size:
+            raise InputError(
+                f"data.batch_size={self.batch_size} is larger than the training set "
+                f"({len(train)} images)"
+            )
+        batches = ShardedBatches(
+            len(train),
+            self.batch_size,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+            shuffle=self.shuffle,
+            drop_last=True,
+        )
+        crop = self.crop
+        if crop is not None and not self.augment:
+            crop = "none"
+        transform = None if crop is None else train_crop(crop, self.preprocessing)
+        return self._loader(BatchView(train, transform, self.seed), batches)
+
+    def val_dataloader(self) -> ResumableLoader:
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> ResumableLoader:
+        return self._evaluation_loader("test")
+
+    def _evaluation_loader(self, split: str) -> ResumableLoader:
+        rank, world_size = self._world()
+        images = self.sets[split]
+        batches = ShardedBatches(
+            len(images), self.batch_size, rank=rank, world_size=world_size, seed=self.seed
+        )
+        transform = None if self.crop is None else self.preprocessing.fit
+        return self._loader(BatchView(images, transform, self.seed), batches)
+
+    def _loader(self, view: BatchView, batches: ShardedBatches) -> ResumableLoader:
+        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return ResumableLoader(
+            view,
+            batches,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=on_cuda,
+        )
+
+    def _world(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """On the device: augment while training, then normalise. (images, labels) leave."""
+        if not isinstance(batch, Batch):
+            return batch
+        training = self.trainer is not None and self.trainer.training
+        return self.network_input(batch, augment=training and self.augment)
+
+    def network_input(self, batch: Batch, *, augment: bool) -> tuple[Tensor, Tensor]:
+        """A loader's batch as the network sees it: float images, labels or label weights."""
+        if not augment:
+            return self.preprocessing.normalize(batch.images), batch.labels
+        augmentation = self.augmentation
+        images = augmentation.shift_and_flip(batch.images, batch.epoch, batch.indices)
+        images = self.preprocessing.normalize(images)
+        if not (self.mixup_alpha or self.cutmix_alpha):
+            return images, batch.labels
+        rank, _ = self._world()
+        key = (batch.epoch, derive_seed(*batch.indices[:2].tolist()), rank)
+        return augmentation.mix(images, batch.labels, key)

@@ -1,0 +1,180 @@
+"""Which images make which batch: seeded, sharded over ranks, resumable.
+
+Lightning's own resume restores neither the order nor the position of a shuffled loader (its issue
+threads call it "not resumable"). Here the order is a pure function of (seed, epoch), so a position
+is two integers.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from vgglab.errors import InputError
+
+_SIGNED_64 = 1 << 63
+
+
+class Key(NamedTuple):
+    """One image of one epoch: all that its random augmentation may depend on, beside the seed."""
+
+    epoch: int
+    image: int
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    return (x >> bits) & ((1 << (64 - bits)) - 1)  # torch's >> keeps the sign; splitmix64 must not
+
+
+def _signed(x: int) -> int:
+    return (x + _SIGNED_64) % (2 * _SIGNED_64) - _SIGNED_64
+
+
+def _mix(x: Tensor) -> Tensor:
+    """The splitmix64 finaliser (Steele, Lea & Flood 2014) on int64 with wrap-around."""
+    x = (x ^ _shift_right(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _shift_right(x, 27)) * _signed(0x94D049BB133111EB)
+    return x ^ _shift_right(x, 31)
+
+
+def derive_seed(*parts: int) -> int:
+    """One 63-bit seed from several integers, so that neighbouring seeds share no stream."""
+    state = torch.zeros((), dtype=torch.int64)
+    for part in parts:
+        state = _mix(state + _signed(0x9E3779B97F4A7C15) + part)
+    return int(state) & (_SIGNED_64 - 1)
+
+
+def uniforms(seed: int, epoch: int, indices: Tensor, draws: int) -> Tensor:
+    """Random numbers in [0, 1) that depend on (seed, epoch, index, draw) and on nothing else.
+
+    The same image gets the same numbers in any batch, on any rank and after any resume.
+
+    Args:
+        seed: the run's seed.
+        epoch: the epoch, from 0.
+        indices: (N,) int64, the images' indices in the training set.
+        draws: how many numbers an image needs.
+
+    Returns:
+        (N, draws) float32 on the indices' device.
+    """
+    stream = _mix(indices + derive_seed(seed, epoch))[:, None]
+    counter = torch.arange(1, draws + 1, device=indices.device) * _signed(0x9E3779B97F4A7C15)
+    return _shift_right(_mix(stream + counter), 40).float() / (1 << 24)  # float32 holds 24 bits
+
+
+def per_device_batch_size(global_batch_size: int, world_size: int) -> int:
+    """What one of `world_size` processes gets of a global batch.
+
+    Raises:
+        InputError: the batch cannot be divided exactly.
+    """
+    if global_batch_size % world_size:
+        below = global_batch_size - global_batch_size % world_size
+        choices = " or ".join(str(size) for size in (below, below + world_size) if size)
+        raise InputError(
+            f"data.batch_size={global_batch_size} is the global batch and cannot be divided by "
+            f"{world_size} processes; use {choices}"
+        )
+    return global_batch_size // world_size
+
+
+class ShardedBatches(Sampler[list[Key]]):
+    """The batches of one rank, each a list of keys.
+
+    Global batch `i` of an epoch holds the same images whatever the world size; a rank takes every
+    `world_size`-th of them. Training drops an incomplete last batch; evaluation keeps it and pads
+    nothing, so that every image is counted once.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        global_batch_size: int,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = False,
+        drop_last: bool = False,
+    ) -> None:
+        self.size = size
+        self.global_batch_size = global_batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.epoch = 0
+        self.start = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch. A resumed epoch keeps its starting batch."""
+        if epoch != self.epoch:
+            self.resume(epoch, 0)
+
+    def resume(self, epoch: int, start: int) -> None:
+        """Begin `epoch` at batch `start`."""
+        self.epoch, self.start = epoch, start
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self.size, self.global_batch_size)
+        return whole + (not self.drop_last and self.rank < rest)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = self._order()
+        for batch in range(self.start, len(self)):
+            indices = order[batch * self.global_batch_size : (batch + 1) * self.global_batch_size]
+            yield [Key(self.epoch, i) for i in indices[self.rank :: self.world_size].tolist()]
+
+    def _order(self) -> Tensor:
+        if not self.shuffle:
+            return torch.arange(self.size)
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
+        return torch.randperm(self.size, generator=generator)
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A DataLoader over whole batches whose state is (epoch, batches done).
+
+    Lightning saves and restores it through `state_dict` and `load_state_dict`. The dataset is
+    indexed with a whole list of keys, so one gather can make one batch.
+    """
+
+    sampler: ShardedBatches
+
+    def __init__(self, dataset: Any, batches: ShardedBatches, **kwargs: Any) -> None:
+        # The loader's generator seeds its workers. One of its own leaves the global stream alone,
+        # which otherwise moves with every iterator made and differs after a resume.
+        generator = torch.Generator().manual_seed(batches.seed)
+        super().__init__(
+            dataset,
+            batch_size=None,
+            sampler=batches,
+            collate_fn=_as_it_is,
+            generator=generator,
+            **kwargs,
+        )
+        self._done = 0
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        # A generator, so that workers start at the first `next`, after Lightning's `set_epoch`:
+        # started earlier they would fetch a resumed epoch in the order of epoch 0.
+        self._done = self.sampler.start
+        for batch in super().__iter__():
+            self._done += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.sampler.epoch, "batches": self._done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.sampler.resume(state["epoch"], state["batches"])
+        self._done = state["batches"]
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,154 @@
+"""From stored images to what the network sees: torchvision v2 on files, gathers on batches."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from vgglab.data.sampling import derive_seed, uniforms
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's, of images scaled to 0..1
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+TrainCrop = Literal["random_resized", "random", "none"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes network input in evaluation. Stored in every checkpoint."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: tuple[int, int]
+    """Height and width of the network's input, pixels."""
+    resize: int | None = None
+    """The shortest side before the centre crop, pixels. None: images already have `size`."""
+
+    @property
+    def channels(self) -> int:
+        return len(self.mean)
+
+    def fit(self, image: Tensor) -> Tensor:
+        """Resize and centre-crop one image of any size: (C, H, W) uint8 to (channels, *size).
+
+        Grey images become RGB and RGB images grey when the network wants the other.
+        """
+        if image.shape[0] != self.channels:
+            image = (v2.functional.rgb_to_grayscale if self.channels == 1 else _to_rgb)(image)
+        shortest = self.resize or min(self.size)
+        image = v2.functional.resize(image, [shortest], antialias=True)
+        return v2.functional.center_crop(image, list(self.size))
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) uint8 to float32 with the training set's mean and deviation taken out."""
+        mean = torch.tensor(self.mean, device=images.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, device=images.device).view(-1, 1, 1)
+        return (images.float() / 255 - mean) / std
+
+    def denormalize(self, images: Tensor) -> Tensor:
+        """The inverse of `normalize`, as (N, C, H, W) uint8, for people to look at."""
+        mean = torch.tensor(self.mean, device=images.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, device=images.device).view(-1, 1, 1)
+        return ((images.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, for a checkpoint that loads with `weights_only=True`."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> "Preprocessing":
+        settings: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()
+        }
+        return cls(**settings)
+
+
+def _to_rgb(image: Tensor) -> Tensor:
+    return v2.functional.grayscale_to_rgb(image[:1])
+
+
+def train_crop(kind: TrainCrop, preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
+    """The random crop of one decoded file, uint8 to uint8.
+
+    `random_resized`: torchvision's reference (8 % to 100 % of the area). `random`: the paper's
+    section 3.1, the shortest side resized to S, then one random crop. `none`: as in evaluation.
+    """
+    size = preprocessing.size
+    if kind == "none":
+        return preprocessing.fit
+    if kind == "random_resized":
+        return v2.RandomResizedCrop(size, antialias=True)
+    resize = preprocessing.resize or min(size)
+    return v2.Compose([v2.Resize(resize, antialias=True), v2.RandomCrop(size)])
+
+
+def pad_crop_flip(images: Tensor, numbers: Tensor, *, pad: int, flip: bool) -> Tensor:
+    """Each image shifted by up to `pad` pixels (zeros come in) and mirrored half of the time.
+
+    One gather for the whole batch, on whatever device it is.
+
+    Args:
+        images: (N, C, H, W).
+        numbers: (N, 3) in [0, 1): vertical shift, horizontal shift, mirror.
+        pad: pixels on each side.
+        flip: whether to mirror.
+
+    Returns:
+        (N, C, H, W) in channels-last memory format.
+    """
+    n, _, height, width = images.shape
+    padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
+    shift = (numbers[:, :2] * (2 * pad + 1)).long()
+    rows = shift[:, :1] + torch.arange(height, device=images.device)
+    columns = torch.arange(width, device=images.device).expand(n, -1)
+    if flip:
+        columns = torch.where(numbers[:, 2:] < 0.5, columns.flip(1), columns)
+    columns = shift[:, 1:2] + columns
+    batch = torch.arange(n, device=images.device)[:, None, None]
+    # Index tensors around the channel slice put the channels last: (N, H, W, C).
+    return padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of a whole training batch on its device."""
+
+    seed: int
+    num_classes: int
+    pad: int = 0
+    flip: bool = False
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+
+    def shift_and_flip(self, images: Tensor, epoch: int, indices: Tensor) -> Tensor:
+        """Crop after padding and mirror, each image by its own numbers. uint8 in, uint8 out."""
+        if not (self.pad or self.flip):
+            return images
+        numbers = uniforms(self.seed, epoch, indices, 3)
+        return pad_crop_flip(images, numbers, pad=self.pad, flip=self.flip)
+
+    def mix(self, images: Tensor, labels: Tensor, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """MixUp or CutMix, chosen with equal chance where both are on.
+
+        Args:
+            images: (N, C, H, W) float.
+            labels: (N,) int64.
+            key: integers that name this batch; they and the seed fix the outcome.
+
+        Returns:
+            The images, and (N, classes) label weights; the labels as they came where both are off.
+        """
+        choices = [
+            kind(alpha=alpha, num_classes=self.num_classes)
+            for kind, alpha in ((v2.MixUp, self.mixup_alpha), (v2.CutMix, self.cutmix_alpha))
+            if alpha
+        ]
+        if not choices:
+            return images, labels
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.seed, *key))
+            mixed: tuple[Tensor, Tensor] = v2.RandomChoice(choices)(images, labels)
+        return mixed
