@@ -14,7 +14,10 @@ from torch.utils.data import DataLoader, Sampler
 
 from vgglab.errors import InputError
 
-_SIGNED_64 = 1 << 63
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15  # the constants of splitmix64 (Steele, Lea & Flood 2014)
+_FIRST = 0xBF58476D1CE4E5B9
+_SECOND = 0x94D049BB133111EB
 
 
 class Key(NamedTuple):
@@ -24,27 +27,30 @@ class Key(NamedTuple):
     image: int
 
 
+def derive_seed(*parts: int) -> int:
+    """One 63-bit seed from several integers, so that neighbouring seeds share no stream."""
+    state = 0
+    for part in parts:
+        state = (state + _GOLDEN + part) & _MASK
+        state = (state ^ (state >> 30)) * _FIRST & _MASK
+        state = (state ^ (state >> 27)) * _SECOND & _MASK
+        state ^= state >> 31
+    return state >> 1
+
+
+def _signed(x: int) -> int:
+    return x - (1 << 64) if x >> 63 else x
+
+
 def _shift_right(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)  # torch's >> keeps the sign; splitmix64 must not
 
 
-def _signed(x: int) -> int:
-    return (x + _SIGNED_64) % (2 * _SIGNED_64) - _SIGNED_64
-
-
 def _mix(x: Tensor) -> Tensor:
-    """The splitmix64 finaliser (Steele, Lea & Flood 2014) on int64 with wrap-around."""
-    x = (x ^ _shift_right(x, 30)) * _signed(0xBF58476D1CE4E5B9)
-    x = (x ^ _shift_right(x, 27)) * _signed(0x94D049BB133111EB)
+    """The finaliser of splitmix64 on int64 tensors, whose products wrap around."""
+    x = (x ^ _shift_right(x, 30)) * _signed(_FIRST)
+    x = (x ^ _shift_right(x, 27)) * _signed(_SECOND)
     return x ^ _shift_right(x, 31)
-
-
-def derive_seed(*parts: int) -> int:
-    """One 63-bit seed from several integers, so that neighbouring seeds share no stream."""
-    state = torch.zeros((), dtype=torch.int64)
-    for part in parts:
-        state = _mix(state + _signed(0x9E3779B97F4A7C15) + part)
-    return int(state) & (_SIGNED_64 - 1)
 
 
 def uniforms(seed: int, epoch: int, indices: Tensor, draws: int) -> Tensor:
@@ -62,7 +68,7 @@ def uniforms(seed: int, epoch: int, indices: Tensor, draws: int) -> Tensor:
         (N, draws) float32 on the indices' device.
     """
     stream = _mix(indices + derive_seed(seed, epoch))[:, None]
-    counter = torch.arange(1, draws + 1, device=indices.device) * _signed(0x9E3779B97F4A7C15)
+    counter = torch.arange(1, draws + 1, device=indices.device) * _signed(_GOLDEN)
     return _shift_right(_mix(stream + counter), 40).float() / (1 << 24)  # float32 holds 24 bits
 
 

@@ -1,0 +1,1 @@
+"""The typed schema of conf/, its validation, and errors for people."""

@@ -1,0 +1,149 @@
+"""`_target_` sections: a class or function with its arguments, checked before anything is built.
+
+The signature of the target is the schema: the arguments' names, types and bounds stand beside the
+code that uses them, and nowhere else.
+"""
+
+import inspect
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from hydra.utils import get_object
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+
+from vgglab.config.errors import did_you_mean
+from vgglab.errors import InputError
+
+# `hydra.utils.instantiate` would call anything importable; its authors call their own block-list
+# incomplete. Only these packages are called, and only for what a slot asks for (see `Component`).
+ALLOWED_PACKAGES = ("vgglab", "torch", "torchvision", "torchmetrics", "lightning")
+
+
+class Component(BaseModel):
+    """One `_target_` section. A subclass names the slot: what the target must make."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    slot: ClassVar[str]
+    """The class, by its dotted name, that the target is or returns."""
+    supplied: ClassVar[tuple[str, ...]] = ()
+    """Arguments that the run supplies where the configuration leaves them out or null."""
+
+    target: str = Field(alias="_target_")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The configured arguments, without those left to the run."""
+        given = self.model_extra or {}
+        return {
+            name: value
+            for name, value in given.items()
+            if not (value is None and name in self.supplied)
+        }
+
+    def check(self, path: str, allowed_targets: Sequence[str] = ()) -> None:
+        """Refuse a target that does not exist, is not allowed or does not take these arguments.
+
+        Args:
+            path: the section's name in the configuration, for the message.
+            allowed_targets: more packages or targets that may be called.
+
+        Raises:
+            InputError: with the setting's full name, what is wrong and the choices.
+        """
+        target = self._locate(path, allowed_targets)
+        self._check_slot(path, target)
+        parameters, closed = _parameters(target)
+        for name, value in self.arguments.items():
+            if name in parameters:
+                _check_value(f"{path}.{name}", value, parameters[name].annotation)
+            elif closed:
+                choices = did_you_mean(name, parameters)
+                raise InputError(f"{path}.{name}: {self.target} has no such setting; {choices}")
+        for name, parameter in parameters.items():
+            required = parameter.default is inspect.Parameter.empty
+            if required and name not in self.arguments and name not in self.supplied:
+                raise InputError(f"{path}.{name} is required by {self.target}")
+
+    def build(self, path: str, **supplied: Any) -> Any:
+        """Call the target with the configured and the supplied arguments; the configured ones win.
+
+        Raises:
+            InputError: the target refuses the values.
+        """
+        try:
+            return get_object(self.target)(**{**supplied, **self.arguments})
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path}: {error}") from error
+
+    def accepts(self, name: str) -> bool:
+        """Whether the target has an argument of this name."""
+        return name in _parameters(get_object(self.target))[0]
+
+    def _locate(self, path: str, allowed_targets: Sequence[str]) -> Callable[..., Any]:
+        allowed = (*ALLOWED_PACKAGES, *allowed_targets)
+        if not any(self.target == name or self.target.startswith(f"{name}.") for name in allowed):
+            raise InputError(
+                f"{path}._target_={self.target} is outside the packages that may be called "
+                f"({', '.join(allowed)}); if you trust it, add allowed_targets=[{self.target}]"
+            )
+        try:
+            target = get_object(self.target)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise InputError(f"{path}._target_={self.target}: {error}") from error
+        return typing.cast("Callable[..., Any]", target)
+
+    def _check_slot(self, path: str, target: Callable[..., Any]) -> None:
+        makes: Any = target
+        if inspect.isfunction(target):
+            makes = _hints(target).get("return")
+        wanted = get_object(self.slot)
+        if not (inspect.isclass(makes) and issubclass(makes, wanted)):
+            raise InputError(
+                f"{path}._target_={self.target} does not make a {self.slot}, which {path} must be"
+            )
+
+
+def _parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
+    """The named parameters with resolved annotations, and whether there can be no others.
+
+    A class that passes `**kwargs` on takes its bases' parameters too.
+    """
+    functions = [target]
+    if inspect.isclass(target):
+        functions = [c.__dict__["__init__"] for c in target.__mro__ if "__init__" in c.__dict__]
+    found: dict[str, inspect.Parameter] = {}
+    for function in functions:
+        if function is object.__init__:
+            break
+        hints = _hints(function)
+        passes_on = False
+        for name, parameter in inspect.signature(function).parameters.items():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                passes_on = True
+            elif name != "self" and parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+                found.setdefault(name, parameter.replace(annotation=hints.get(name, Any)))
+        if not passes_on:
+            return found, True
+    return found, False
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except (NameError, TypeError, AttributeError):  # names that exist for type checkers only
+        return {}
+
+
+def _check_value(name: str, value: Any, annotation: Any) -> None:
+    try:
+        adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+    except (PydanticSchemaGenerationError, PydanticUserError):
+        return  # a type that YAML cannot express; the target itself will check it
+    try:
+        adapter.validate_python(value)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"]
+        raise InputError(f"{name}={value!r}: {message[0].lower()}{message[1:]}") from error

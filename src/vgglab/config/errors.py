@@ -1,0 +1,89 @@
+"""From exceptions of Hydra, OmegaConf and pydantic to one line that a person can act on."""
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from vgglab.errors import InputError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """`did you mean X? ` where a choice is close to `word`, and then the choices."""
+    known = sorted(choices)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}Choices: {', '.join(known)}"
+
+
+def explain(error: BaseException) -> str | None:
+    """The one line for an error that the person can mend; None for one that is a bug."""
+    if isinstance(error, InputError):
+        return _one_line(str(error))
+    if isinstance(error, MissingConfigException):
+        return _missing_choice(error)
+    if isinstance(error, OverrideParseException):
+        return f"cannot read the override {error.override!r}: {_one_line(error.message)}"
+    if isinstance(error, ConfigCompositionException):
+        cause = error.__cause__
+        if isinstance(cause, OmegaConfBaseException) and cause.key is not None:
+            return _unknown_setting(cause) or _one_line(str(error))
+        return _one_line(str(error))
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} is required: give {error.full_key}=... on the command line"
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _one_line(str(error))
+    return None
+
+
+def explain_validation(error: "ValidationError", schema: "type[BaseModel]") -> str:
+    """The first thing that a pydantic model refused, with the full name of the setting."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    name = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        section: Any = schema
+        for part in path[:-1]:
+            section = section.model_fields[part].annotation
+        where = ".".join(path[:-1]) or "the configuration"
+        return f"{name}: no such setting in {where}; {did_you_mean(path[-1], section.model_fields)}"
+    if first["type"] == "missing":
+        return f"{name} is required"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":  # a rule of ours about several settings: it names them
+        return f"{name}: {message}" if name else message
+    return f"{name}={first['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _missing_choice(error: MissingConfigException) -> str:
+    group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+    if not error.options:
+        return _one_line(str(error))
+    return f"{group}={choice}: no such file in conf/{group}; {did_you_mean(choice, error.options)}"
+
+
+def _unknown_setting(cause: OmegaConfBaseException) -> str | None:
+    """`trainer.max_epoch=3`: Hydra refuses a key that the composed configuration does not hold."""
+    parent = cause.parent_node
+    if parent is None or not hasattr(parent, "keys"):
+        return None
+    name = str(cause.full_key or cause.key)
+    section, _, key = name.rpartition(".")
+    known = [str(known) for known in parent.keys()]  # noqa: SIM118 - a DictConfig
+    where = section or "the configuration"
+    return f"{name}: no such setting in {where}; {did_you_mean(key, known)}"
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip()

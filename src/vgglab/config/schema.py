@@ -1,0 +1,205 @@
+"""The typed schema of conf/: one model a script, checked as a whole before anything is built."""
+
+from collections.abc import Iterator
+from typing import Any, Literal, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from vgglab.config.components import Component
+from vgglab.config.errors import explain_validation
+from vgglab.errors import InputError
+
+
+class Network(Component):
+    slot = "torch.nn.Module"
+    supplied = ("num_classes", "in_channels")
+
+
+class Data(Component):
+    slot = "lightning.LightningDataModule"
+
+
+class Loss(Component):
+    slot = "torch.nn.Module"
+
+
+class Optimizer(Component):
+    slot = "torch.optim.Optimizer"
+    supplied = ("params",)
+
+
+class Scheduler(Component):
+    slot = "vgglab.training.schedules.Schedule"
+    supplied = ("optimizer", "horizon")
+
+
+class Callback(Component):
+    slot = "lightning.Callback"
+
+
+class Logger(Component):
+    slot = "lightning.pytorch.loggers.Logger"
+
+
+class Section(BaseModel):
+    """A part of the configuration that takes these settings and no others."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AcceleratorConfig(Section):
+    """Where it runs (conf/accelerator)."""
+
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    strategy: Literal["auto", "ddp"] = "auto"
+    devices: PositiveInt | list[NonNegativeInt] | Literal["auto"] = 1
+    num_nodes: PositiveInt = 1
+    process_group_backend: Literal["nccl", "gloo"] | None = None
+    sync_batchnorm: bool = False
+
+
+class TrainerConfig(Section):
+    """How it runs (conf/trainer). Names and meanings are Lightning's, but for the last two."""
+
+    max_epochs: PositiveInt | None = None
+    max_steps: PositiveInt | Literal[-1] = -1
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"]
+    gradient_clip_val: NonNegativeFloat | None = None
+    gradient_clip_algorithm: Literal["norm", "value"] = "norm"
+    accumulate_grad_batches: PositiveInt = 1
+    check_val_every_n_epoch: PositiveInt = 1
+    limit_train_batches: NonNegativeInt | NonNegativeFloat | None = None
+    limit_val_batches: NonNegativeInt | NonNegativeFloat | None = None
+    limit_test_batches: NonNegativeInt | NonNegativeFloat | None = None
+    log_every_n_steps: PositiveInt = 50
+    num_sanity_val_steps: NonNegativeInt = 0
+    deterministic: bool | Literal["warn"] = False
+    benchmark: bool | None = None
+    detect_anomaly: bool = False
+    profiler: Literal["simple", "advanced", "pytorch"] | None = None
+    channels_last: bool = True
+    compile: bool = False
+
+    @model_validator(mode="after")
+    def _has_an_end(self) -> "TrainerConfig":
+        if self.max_epochs is None and self.max_steps == -1:
+            raise ValueError("set max_epochs or max_steps, or the run never ends")
+        return self
+
+
+class Job(Section):
+    """What every script's configuration has."""
+
+    allowed_targets: list[str] = []
+    run_dir: str
+
+
+class TrainConfig(Job):
+    """conf/train.yaml"""
+
+    name: str | None
+    seed: NonNegativeInt
+    resume: str | None
+    weights: str | None
+    test: bool
+    model: Network
+    data: Data
+    loss: Loss
+    optimizer: Optimizer
+    decay_norm_and_bias: bool
+    scheduler: Scheduler
+    trainer: TrainerConfig
+    accelerator: AcceleratorConfig
+    callbacks: dict[str, Callback]
+    logger: dict[str, Logger]
+
+    @model_validator(mode="after")
+    def _composes(self) -> "TrainConfig":
+        if self.accelerator.accelerator == "cpu" and self.trainer.precision.startswith("16"):
+            # Lightning would train in bf16 without saying so.
+            raise ValueError(
+                f"trainer.precision={self.trainer.precision} needs a GPU; on a CPU use bf16-mixed"
+            )
+        return self
+
+
+class EvaluateConfig(Job):
+    """conf/evaluate.yaml"""
+
+    checkpoint: str | None
+    weights: str | None
+    model: Network | None
+    data: Data | None
+    batch_size: PositiveInt | None
+    protocol: Literal["center_crop"]
+    accelerator: AcceleratorConfig
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+class PredictConfig(Job):
+    """conf/predict.yaml"""
+
+    checkpoint: str
+    images: str | list[str]
+    top: PositiveInt
+    batch_size: PositiveInt
+    format: Literal["table", "json", "csv"]
+    accelerator: AcceleratorConfig
+
+
+class SummarizeConfig(Job):
+    """conf/summarize.yaml"""
+
+    model: Network
+    input_size: list[PositiveInt]
+    format: Literal["table", "json"]
+
+
+class PrepareImagenetConfig(Job):
+    """conf/prepare_imagenet.yaml"""
+
+    archives: str
+    root: str
+
+
+JobT = TypeVar("JobT", bound=Job)
+
+
+def parse(config: DictConfig, schema: type[JobT]) -> JobT:
+    """The composed configuration as a plain typed object, checked as a whole.
+
+    Raises:
+        InputError: with the full name of the setting, what is wrong with it, and the choices.
+    """
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    try:
+        job = schema.model_validate(plain)
+    except ValidationError as error:
+        raise InputError(explain_validation(error, schema)) from error
+    for path, component in _components(job):
+        component.check(path, job.allowed_targets)
+    return job
+
+
+def _components(job: Job) -> Iterator[tuple[str, Component]]:
+    for name, value in job:
+        if isinstance(value, Component):
+            yield name, value
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                if isinstance(item, Component):
+                    yield f"{name}.{key}", item
+
+
+def plain(job: Job) -> dict[str, Any]:
+    """The configuration in plain containers, for checkpoints, loggers and reports."""
+    return job.model_dump(by_alias=True)

@@ -1,0 +1,1 @@
+"""A run: the LightningModule, optimisers and schedules, callbacks, checkpoints."""

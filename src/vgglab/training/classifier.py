@@ -1,0 +1,157 @@
+"""The LightningModule: a network, a loss, an optimiser and a schedule become training steps."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from vgglab.data.sampling import derive_seed
+from vgglab.evaluation.metrics import Score
+from vgglab.training.optim import parameter_groups
+from vgglab.training.schedules import Horizon, Schedule
+
+MakeOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
+MakeSchedule = Callable[[Optimizer, Horizon], Schedule]
+
+_NEVER = 1 << 62  # epochs; see `configure_optimizers`
+
+
+class Classifier(LightningModule):
+    """Trains `network` to classify images and measures it.
+
+    Args:
+        network: (N, C, H, W) to logits (N, num_classes).
+        loss: logits and labels (N,), or label weights (N, num_classes), to a scalar.
+        make_optimizer: parameter groups to an optimiser.
+        make_schedule: optimiser and horizon to a schedule.
+        num_classes: of the data.
+        seed: of everything random inside the network (dropout).
+        decay_norm_and_bias: see `parameter_groups`.
+        channels_last: the memory format of images and convolutions.
+        compile: run the network through torch.compile.
+        card: what a checkpoint says of itself, in plain containers: whoever loads it later needs
+            nothing else to rebuild the network and its input.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: nn.Module,
+        make_optimizer: MakeOptimizer,
+        make_schedule: MakeSchedule,
+        *,
+        num_classes: int,
+        seed: int = 0,
+        decay_norm_and_bias: bool = True,
+        channels_last: bool = True,
+        compile: bool = False,
+        card: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss
+        self.make_optimizer = make_optimizer
+        self.make_schedule = make_schedule
+        self.seed = seed
+        self.decay_norm_and_bias = decay_norm_and_bias
+        self.card = card or {}
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network.to(memory_format=self.memory_format)
+        if compile:
+            self.network.compile()  # in place: the state dict gets no `_orig_mod.` keys
+        self.schedule: Schedule | None = None
+        self.val_score = Score(num_classes, "val")
+        self.test_score = Score(num_classes, "test")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) to logits (N, num_classes)."""
+        return self.network(images.contiguous(memory_format=self.memory_format))
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # Dropout becomes a function of (seed, epoch, batch, rank): a resumed step draws the same
+        # mask without any random state in the checkpoint.
+        position = (self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(derive_seed(self.seed, *position))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        logits = self(images)
+        loss: Tensor = self.loss(logits, labels)
+        # Of mixed images (MixUp, CutMix) the label that weighs most counts.
+        hard = labels if labels.ndim == 1 else labels.argmax(1)
+        top1 = (logits.detach().argmax(1) == hard).float().mean()
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(images))
+        self.log("train/top1", top1, batch_size=len(images))
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> STEP_OUTPUT:
+        return self._evaluate(self.val_score, batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> STEP_OUTPUT:
+        return self._evaluate(self.test_score, batch)
+
+    def _evaluate(self, score: Score, batch: tuple[Tensor, Tensor]) -> STEP_OUTPUT:
+        images, labels = batch
+        logits = self(images)
+        score.update(logits, labels, self.loss(logits, labels))
+        return {"logits": logits, "labels": labels}
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict(self.val_score.finish(), prog_bar=True)
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict(self.test_score.finish())
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        groups = parameter_groups(self.network, decay_norm_and_bias=self.decay_norm_and_bias)
+        optimizer = self.make_optimizer(groups)
+        self.schedule = self.make_schedule(optimizer, horizon_of(self.trainer))
+        configured: list[Any] = []
+        if self.schedule.scheduler is not None:
+            configured.append(
+                {"scheduler": self.schedule.scheduler, "interval": self.schedule.interval}
+            )
+        if self.schedule.plateau is not None:
+            # Lightning saves and restores it, but would step it after the epoch's checkpoint is
+            # written, so that a resumed run would miss a step: `on_train_epoch_end` does it.
+            configured.append(
+                {
+                    "scheduler": self.schedule.plateau,
+                    "interval": "epoch",
+                    "frequency": _NEVER,
+                    "monitor": self.schedule.monitor,
+                }
+            )
+        return [optimizer], configured
+
+    def on_train_epoch_end(self) -> None:
+        schedule = self.schedule
+        validated = (self.current_epoch + 1) % (self.trainer.check_val_every_n_epoch or 1) == 0
+        if schedule is not None and schedule.plateau is not None and validated:
+            schedule.plateau.step(float(self.trainer.callback_metrics[schedule.monitor]))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["vgglab"] = self.card
+
+
+def horizon_of(trainer: Trainer) -> Horizon:
+    """The run's length, from the data and the trainer's limits.
+
+    Lightning's `estimated_stepping_batches` would create the training loader before a checkpoint's
+    position is restored, and the position would then be lost.
+    """
+    batches = len(trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
+    limit = trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    per_epoch = math.ceil(batches / trainer.accumulate_grad_batches)
+    total = trainer.max_steps
+    if trainer.max_epochs is not None and trainer.max_epochs > 0:
+        by_epochs = trainer.max_epochs * per_epoch
+        total = by_epochs if total == -1 else min(total, by_epochs)
+    return Horizon(total_steps=max(total, 1), steps_per_epoch=max(per_epoch, 1))
