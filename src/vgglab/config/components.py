@@ -5,11 +5,11 @@ code that uses them, and nowhere else.
 """
 
 import inspect
+import pkgutil
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from hydra.utils import get_object
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
@@ -60,7 +60,7 @@ class Component(BaseModel):
             if name in parameters:
                 _check_value(f"{path}.{name}", value, parameters[name].annotation)
             elif closed:
-                choices = did_you_mean(name, parameters)
+                choices = did_you_mean(name, set(parameters) - set(self.supplied))
                 raise InputError(f"{path}.{name}: {self.target} has no such setting; {choices}")
         for name, parameter in parameters.items():
             required = parameter.default is inspect.Parameter.empty
@@ -74,13 +74,17 @@ class Component(BaseModel):
             InputError: the target refuses the values.
         """
         try:
-            return get_object(self.target)(**{**supplied, **self.arguments})
+            return pkgutil.resolve_name(self.target)(**{**supplied, **self.arguments})
         except (ValueError, TypeError) as error:
             raise InputError(f"{path}: {error}") from error
 
+    def with_arguments(self, **arguments: Any) -> "Component":
+        """The same target with some arguments changed."""
+        return self.model_copy(update=arguments)
+
     def accepts(self, name: str) -> bool:
         """Whether the target has an argument of this name."""
-        return name in _parameters(get_object(self.target))[0]
+        return name in _parameters(pkgutil.resolve_name(self.target))[0]
 
     def _locate(self, path: str, allowed_targets: Sequence[str]) -> Callable[..., Any]:
         allowed = (*ALLOWED_PACKAGES, *allowed_targets)
@@ -90,16 +94,16 @@ class Component(BaseModel):
                 f"({', '.join(allowed)}); if you trust it, add allowed_targets=[{self.target}]"
             )
         try:
-            target = get_object(self.target)
+            target = pkgutil.resolve_name(self.target)
         except (ImportError, AttributeError, ValueError) as error:
-            raise InputError(f"{path}._target_={self.target}: {error}") from error
+            raise InputError(f"{path}._target_={self.target} cannot be used: {error}") from error
         return typing.cast("Callable[..., Any]", target)
 
     def _check_slot(self, path: str, target: Callable[..., Any]) -> None:
         makes: Any = target
         if inspect.isfunction(target):
             makes = _hints(target).get("return")
-        wanted = get_object(self.slot)
+        wanted = pkgutil.resolve_name(self.slot)
         if not (inspect.isclass(makes) and issubclass(makes, wanted)):
             raise InputError(
                 f"{path}._target_={self.target} does not make a {self.slot}, which {path} must be"

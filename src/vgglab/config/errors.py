@@ -24,7 +24,7 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     known = sorted(choices)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]}? " if close else ""
-    return f"{hint}Choices: {', '.join(known)}"
+    return f"{hint}choices: {', '.join(known)}"
 
 
 def explain(error: BaseException) -> str | None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Literal, TypeVar
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pydantic import (
     BaseModel,
@@ -10,6 +11,7 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
+    PrivateAttr,
     ValidationError,
     model_validator,
 )
@@ -101,6 +103,12 @@ class Job(Section):
 
     allowed_targets: list[str] = []
     run_dir: str
+    _composition: dict[str, str] = PrivateAttr(default={})
+
+    @property
+    def composition(self) -> dict[str, str]:
+        """What Hydra composed, as texts by file name, for the run's `.hydra` folder."""
+        return self._composition
 
 
 class TrainConfig(Job):
@@ -140,6 +148,7 @@ class EvaluateConfig(Job):
     model: Network | None
     data: Data | None
     batch_size: PositiveInt | None
+    seed: NonNegativeInt
     protocol: Literal["center_crop"]
     accelerator: AcceleratorConfig
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
@@ -180,13 +189,14 @@ def parse(config: DictConfig, schema: type[JobT]) -> JobT:
     Raises:
         InputError: with the full name of the setting, what is wrong with it, and the choices.
     """
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     try:
-        job = schema.model_validate(plain)
+        job = schema.model_validate(settings)
     except ValidationError as error:
         raise InputError(explain_validation(error, schema)) from error
     for path, component in _components(job):
         component.check(path, job.allowed_targets)
+    job._composition = _composition(config)
     return job
 
 
@@ -198,6 +208,16 @@ def _components(job: Job) -> Iterator[tuple[str, Component]]:
             for key, item in value.items():
                 if isinstance(item, Component):
                     yield f"{name}.{key}", item
+
+
+def _composition(config: DictConfig) -> dict[str, str]:
+    """The three files that Hydra's users look for in `.hydra`."""
+    texts = {"config.yaml": OmegaConf.to_yaml(config)}
+    if HydraConfig.initialized():
+        hydra = HydraConfig.get()
+        texts["hydra.yaml"] = OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra}))
+        texts["overrides.yaml"] = OmegaConf.to_yaml(hydra.overrides.task)
+    return texts
 
 
 def plain(job: Job) -> dict[str, Any]:

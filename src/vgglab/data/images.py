@@ -1,17 +1,22 @@
 """What a data source gives: images with labels and class names, in memory or as files."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from vgglab.data.sampling import Key, derive_seed
 from vgglab.errors import InputError
+
+PathBytes = npt.NDArray[np.bytes_]
 
 
 class Batch(NamedTuple):
@@ -75,29 +80,51 @@ class TensorImages(ImageSet):
 
 
 class FileImages(ImageSet):
-    """Image files, decoded when asked for."""
+    """Image files, decoded when asked for.
+
+    Args:
+        root: the folder that `files` are relative to.
+        files: paths below `root`.
+        labels: (N,) int64.
+        classes: names in label order.
+        decode: a file to a (C, H, W) uint8 tensor.
+        source: for messages.
+    """
 
     def __init__(
         self,
-        files: Sequence[Path],
+        root: Path,
+        files: Sequence[str] | PathBytes,
         labels: Tensor,
         classes: Sequence[str],
         decode: Callable[[Path], Tensor],
         *,
         source: str = "data",
     ) -> None:
-        self.files = files
+        self.root = root
+        # One array of bytes, because a list of 1.3 million paths costs every worker process
+        # gigabytes: reading an element writes its reference count, which copies the page.
+        # (pytorch/pytorch issue 13246)
+        self.files = files if isinstance(files, np.ndarray) else pack_paths(files)
         self.labels = labels
         self.classes = classes
         self.decode = decode
         self._check_labels(source)
 
+    def path(self, index: int) -> Path:
+        return self.root / os.fsdecode(self.files[index])
+
     def image(self, index: int) -> Tensor:
-        return self.decode(self.files[index])
+        return self.decode(self.path(index))
 
     def subset(self, indices: Tensor) -> "FileImages":
-        files = [self.files[i] for i in indices.tolist()]
-        return FileImages(files, self.labels[indices], self.classes, self.decode)
+        files = self.files[indices.numpy()]
+        return FileImages(self.root, files, self.labels[indices], self.classes, self.decode)
+
+
+def pack_paths(paths: Sequence[str]) -> PathBytes:
+    """(N,) fixed-width bytes."""
+    return np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
 
 
 @dataclass
@@ -124,5 +151,6 @@ class BatchView(Dataset[Batch]):
         # Seeded by (seed, epoch, index), as the batched augmentation is: the result does not depend
         # on the worker, the rank or a resume.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.seed, *key))
+            # `torch.manual_seed` would reseed the GPUs too, and walk the stack to do so.
+            torch.default_generator.manual_seed(derive_seed(self.seed, *key))
             return self.transform(image)

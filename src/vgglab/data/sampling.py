@@ -170,9 +170,14 @@ class ResumableLoader(DataLoader[Any]):
         # A generator, so that workers start at the first `next`, after Lightning's `set_epoch`:
         # started earlier they would fetch a resumed epoch in the order of epoch 0.
         self._done = self.sampler.start
-        for batch in super().__iter__():
-            self._done += 1
-            yield batch
+        try:
+            for batch in super().__iter__():
+                self._done += 1
+                yield batch
+        except InputError as error:
+            # A worker's error arrives with its whole traceback as the message: keep the last line.
+            line = str(error).strip().splitlines()[-1]
+            raise InputError(line.removeprefix(f"{InputError.__module__}.InputError: ")) from error
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.sampler.epoch, "batches": self._done}

@@ -1,9 +1,10 @@
 """Made-up images: for tests, benchmarks and trying a configuration before the data is there."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Le
 
 from vgglab.data.images import TensorImages
 from vgglab.data.module import Count, ImageDataModule
@@ -38,7 +39,7 @@ class Synthetic(ImageDataModule):
         train_size: Count = 512,
         val_size: Count = 128,
         test_size: Count = 128,
-        noise: float = 0.5,
+        noise: Annotated[float, Ge(0), Le(1)] = 0.5,
         **common: Any,
     ) -> None:
         super().__init__(**common)

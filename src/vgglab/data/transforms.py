@@ -149,6 +149,7 @@ class Augmentation:
         if not choices:
             return images, labels
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.seed, *key))
+            # `torch.manual_seed` would restart the GPUs' streams too, and with them dropout.
+            torch.default_generator.manual_seed(derive_seed(self.seed, *key))
             mixed: tuple[Tensor, Tensor] = v2.RandomChoice(choices)(images, labels)
         return mixed

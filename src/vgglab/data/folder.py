@@ -1,0 +1,250 @@
+"""Images in folders, `root/split/class/image`: files when they are large, one tensor when small."""
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Gt, Len
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from vgglab.data.decoding import IMAGE_SUFFIXES, decode, image_size
+from vgglab.data.images import FileImages, ImageSet, TensorImages
+from vgglab.data.module import Count, ImageDataModule
+from vgglab.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, TrainCrop
+from vgglab.errors import InputError
+
+_SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+_SMALL = 64  # pixels a side, up to which `in_memory=auto` keeps images
+_FILE_SIZE = 224  # the network's input for files, as in the paper's section 2.1
+_RESIZE = 256 / 224  # the shortest side before the crop: the paper's S = Q = 256 for input 224
+
+Mean = Annotated[Sequence[float], Len(3, 3)]
+Std = Annotated[Sequence[Annotated[float, Gt(0)]], Len(3, 3)]
+
+
+class ImageFolder(ImageDataModule):
+    """Any tree of `root/{train,val,test}/class/image`; `valid` and `validation` mean `val`.
+
+    Without a `test` folder the `val` folder is the test set. With `validation=auto` it is then the
+    validation set too, so that test figures are validation figures (ImageNet's custom);
+    `validation=split` keeps the two apart.
+
+    Args:
+        root: the folder that holds `train`.
+        validation: `folder` is the `val` folder, `split` a part (`validation_fraction`) of the
+            training images, `auto` the folder where there is one and else the split.
+        in_memory: keep decoded images as one tensor. They must be of one size. They are then used
+            at that size, with `pad` and `flip` and no `crop`. `auto`: if no side is above 64 pixels
+            and they fit in `memory_limit_gib`.
+        memory_limit_gib: of all images of the tree, GiB a process.
+        image_size: height and width of the network's input. None: as stored in memory, 224 for
+            files. Images that are to be resized are read as files.
+        resize_size: the shortest side before the centre crop. None: 256/224 of `image_size`.
+        crop: of training images read as files, see `train_crop`.
+        mean: per channel, of pixels scaled to 0..1. Default ImageNet's.
+        std: likewise.
+        **common: see `ImageDataModule`.
+    """
+
+    hint = "expected root/train/<class>/<image>"
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        validation: Literal["auto", "folder", "split"] = "auto",
+        in_memory: Literal["auto", True, False] = "auto",
+        memory_limit_gib: Annotated[float, Gt(0)] = 4.0,
+        image_size: Count | None = None,
+        resize_size: Count | None = None,
+        crop: TrainCrop = "random_resized",
+        mean: Mean = IMAGENET_MEAN,
+        std: Std = IMAGENET_STD,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        self.root = Path(root).expanduser()
+        self.validation = validation
+        self.in_memory = in_memory
+        self.memory_limit_gib = memory_limit_gib
+        self.image_size = image_size
+        self.resize_size = resize_size
+        self.file_crop = crop
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+
+    @property
+    def tree(self) -> Path:
+        """The folder that holds `train`."""
+        return self.root
+
+    @property
+    def classes(self) -> Sequence[str]:
+        return self.class_folders
+
+    @cached_property
+    def class_folders(self) -> list[str]:
+        """Names of the class folders in label order."""
+        folder = self.split_folder("train")
+        if folder is None:
+            problem = "no train folder in it" if self.tree.is_dir() else "no such folder"
+            raise InputError(f"data.root={self.tree}: {problem}; {self.hint}")
+        names = _class_folders(folder)
+        if len(names) < 2:
+            found = f"only one class folder ({names[0]})" if names else "no class folders"
+            raise InputError(f"data.root={self.tree}: {found} in {folder}; {self.hint}")
+        return names
+
+    def split_folder(self, split: str) -> Path | None:
+        """Where `train`, `val` or `test` lies, if it is there."""
+        folders = (self.tree / name for name in _SPLIT_NAMES[split])
+        return next((folder for folder in folders if folder.is_dir()), None)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        if self.stored_size is not None:
+            return Preprocessing(self.mean, self.std, self.stored_size)
+        size = self.image_size or _FILE_SIZE
+        resize = self.resize_size or round(size * _RESIZE)
+        if resize < size:
+            raise InputError(f"data.resize_size={resize} is smaller than data.image_size={size}")
+        return Preprocessing(self.mean, self.std, (size, size), resize)
+
+    @property
+    def crop(self) -> TrainCrop | None:
+        return self.file_crop if self.stored_size is None else None
+
+    @cached_property
+    def stored_size(self) -> tuple[int, int] | None:
+        """Height and width of all images, if they are kept in memory. Reads headers only."""
+        if self.in_memory is False:
+            return None
+        size, refusal = self._common_size()
+        if refusal is None:
+            return size
+        if self.in_memory is True:
+            raise InputError(f"data.in_memory=true: {refusal}")
+        return None
+
+    def _common_size(self) -> tuple[tuple[int, int], str | None]:
+        """The size of the first image, and why not all images can be kept at it."""
+        folders = filter(None, map(self.split_folder, _SPLIT_NAMES))
+        files = [folder / file for folder in folders for file in self._files(folder)[0]]
+        size = image_size(files[0])
+        wanted = self.image_size or self.resize_size
+        if wanted and (wanted, wanted) != size:
+            return size, f"{files[0]} has {_shown(size)} pixels and would have to be resized"
+        if self.in_memory == "auto" and max(size) > _SMALL:
+            return size, f"{_shown(size)} pixels are not small"
+        gib = len(files) * 3 * size[0] * size[1] / 2**30
+        if gib > self.memory_limit_gib:
+            limit = f"data.memory_limit_gib={self.memory_limit_gib:g}"
+            return size, f"{len(files):,} images need {gib:.1f} GiB, more than {limit}"
+        for file in files:
+            if (other := image_size(file)) != size:
+                return size, f"{files[0]} has {_shown(size)} pixels, {file} {_shown(other)}"
+        return size, None
+
+    def load(self, split: str) -> ImageSet | None:
+        folder = self.split_folder(split)
+        if split == "val":
+            if self.validation == "split" or (folder is None and self.validation == "auto"):
+                return None
+            if folder is None:
+                raise InputError(f"data.validation=folder: no val folder in {self.tree}")
+        if split == "test" and folder is None:
+            folder = self.split_folder("val")
+            if folder is None:
+                raise InputError(f"data.root={self.tree}: no test and no val folder to test on")
+            rank_zero_info(f"{self.tree} has no test folder: {folder} is the test set")
+        if folder is None:
+            self.class_folders  # noqa: B018 - says what is missing
+            raise AssertionError("a tree with classes has a train folder")
+        files, labels = self._files(folder)
+        source = f"data.root={self.tree}"
+        if self.stored_size is None:
+            return FileImages(folder, files, labels, self.classes, decode, source=source)
+        images = _decode_all([folder / file for file in files], self.stored_size)
+        return TensorImages(images, labels, self.classes, source=source)
+
+    def _files(self, folder: Path) -> tuple[list[str], Tensor]:
+        """Image files of one split, relative to it, with their labels; sorted, so that an index
+        means the same image on every machine."""
+        self._check_classes(folder)
+        files: list[str] = []
+        counts = []
+        for name in self.class_folders:
+            found, others = _image_files(folder, name)
+            if not found:
+                also = f", only e.g. {others[0]}" if others else ""
+                endings = " ".join(sorted(IMAGE_SUFFIXES))
+                raise InputError(f"{folder / name}: no images ({endings}) in it{also}")
+            if others:
+                rank_zero_info(f"{folder / name}: {len(others)} files are no images ({others[0]})")
+            files += found
+            counts.append(len(found))
+        labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        return files, labels
+
+    def _check_classes(self, folder: Path) -> None:
+        known, here = set(self.class_folders), set(_class_folders(folder))
+        if known != here:
+            missing, extra = sorted(known - here), sorted(here - known)
+            raise InputError(
+                f"{folder} must have the classes of the training images; "
+                f"missing: {_some(missing)}; not among them: {_some(extra)}"
+            )
+
+
+def _class_folders(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+
+
+def _image_files(folder: Path, name: str) -> tuple[list[str], list[str]]:
+    """Images below `folder/name`, and what else is there, both relative to `folder`."""
+    images: list[str] = []
+    others: list[str] = []
+    for file in _walk(str(folder), name):
+        suffix = os.path.splitext(file)[1].lower()
+        (images if suffix in IMAGE_SUFFIXES else others).append(file)
+    return sorted(images), sorted(others)
+
+
+def _walk(root: str, below: str) -> Iterator[str]:
+    with os.scandir(os.path.join(root, below)) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):  # what desktops leave behind
+                continue
+            path = f"{below}/{entry.name}"
+            if entry.is_dir():
+                yield from _walk(root, path)
+            else:
+                yield path
+
+
+def _decode_all(files: Sequence[Path], size: tuple[int, int]) -> Tensor:
+    """(N, 3, height, width) uint8."""
+    images = torch.empty((len(files), 3, *size), dtype=torch.uint8)
+    for image, file in zip(images, files, strict=True):
+        decoded = decode(file)
+        if decoded.shape != image.shape:  # EXIF turned it: the header's size is another
+            raise InputError(
+                f"{file} is turned by its EXIF entry and differs from the other images: "
+                "set data.in_memory=false"
+            )
+        image.copy_(decoded)
+    return images
+
+
+def _shown(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]}"
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:3]) or "none"
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown

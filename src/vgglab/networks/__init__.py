@@ -1,0 +1,24 @@
+"""The networks of the paper in plain torch: no Lightning, no Hydra.
+
+Import from here; the modules behind may move.
+"""
+
+from vgglab.networks.dense import DenseVGG, to_dense
+from vgglab.networks.layers import extract, layer_names
+from vgglab.networks.receptive_field import ReceptiveField, receptive_field
+from vgglab.networks.vgg import VGG, build_vgg
+from vgglab.networks.weights import WeightsError, load_weights, read_state_dict
+
+__all__ = [
+    "VGG",
+    "DenseVGG",
+    "ReceptiveField",
+    "WeightsError",
+    "build_vgg",
+    "extract",
+    "layer_names",
+    "load_weights",
+    "read_state_dict",
+    "receptive_field",
+    "to_dense",
+]

@@ -1,0 +1,213 @@
+"""Weights from torchvision, from files and from this project's checkpoints, never from code."""
+
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vgglab.errors import InputError
+
+if TYPE_CHECKING:
+    from vgglab.networks.vgg import VGG
+
+PUBLIC = "IMAGENET1K_V1"
+PREFIX = "network."  # of the network's keys in this project's checkpoints
+WRAPPERS = {"_orig_mod", "module"}  # torch.compile's and DistributedDataParallel's parts of a key
+
+
+class WeightsError(InputError):
+    """Weights that cannot be read or do not fit; one line that names the file and the reason."""
+
+
+def load_weights(network: "VGG", source: str | Path) -> list[str]:
+    """Load weights into the network, in place: all of them, or with an error none.
+
+    Args:
+        network: the network to fill.
+        source: `IMAGENET1K_V1`, torchvision's public weights, downloaded into torch's hub folder
+            and checked unless they are there; or a file, as `read_state_dict` takes it.
+
+    Returns:
+        The keys that were left as they were initialised: none, or the last layer's when the
+        weights are for another number of classes, which is also warned of.
+
+    Raises:
+        WeightsError: the source cannot be had or read, or does not fit; nothing is loaded.
+    """
+    path = _public_file(network) if source == PUBLIC else Path(source).expanduser()
+    given = read_state_dict(path)
+    wanted = network.state_dict()
+    dropped = _last_layer_of_other_classes(network, given, wanted)
+    unused = {key: given.pop(key) for key in dropped}
+    missing = [
+        key
+        for key in wanted
+        # Files from before torch 0.4.1 lack these counters; with a fixed momentum nothing reads
+        # them.
+        if key not in given and key not in dropped and not key.endswith(".num_batches_tracked")
+    ]
+    misshapen = [
+        _change(key, value, wanted)
+        for key, value in given.items()
+        if key in wanted and value.shape != wanted[key].shape
+    ]
+    problems = [
+        _listed("missing", missing),
+        _listed("unexpected", [key for key in given if key not in wanted]),
+        _listed("of another shape", misshapen),
+    ]
+    if any(problems):
+        raise WeightsError(
+            f"{path} does not fit {network.name} (batch_norm={network.batch_norm}, "
+            f"head={network.head}, width={network.width}): {'; '.join(filter(None, problems))}"
+        )
+    network.load_state_dict(given, strict=False)
+    if dropped:
+        changes = ", ".join(_change(key, value, wanted) for key, value in unused.items())
+        warnings.warn(
+            f"{path} is for another number of classes; left as initialised: {changes}",
+            stacklevel=2,
+        )
+    return dropped
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a file, on the CPU, by the network's own keys.
+
+    Args:
+        path: a state dict as `torch.save` writes it (.pth, .pt), a .safetensors file, or a
+            checkpoint of this project, whose keys carry the prefix `network.`. Parts of keys that
+            `torch.compile` and DistributedDataParallel add are taken out. Large files are mapped,
+            not read whole: keep the file while the tensors are in use.
+
+    Raises:
+        WeightsError: no such file, a torn file or one of another kind, or a pickle that holds
+            anything but tensors and plain containers; no code of the file is run.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        _check_file(path)
+        try:
+            content: Any = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(
+                f"cannot read weights from {path}: torn, or not a safetensors file ({error})"
+            ) from error
+    else:
+        content = read_checkpoint(path)
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = {
+            key.removeprefix(PREFIX): value
+            for key, value in _unwrapped(content["state_dict"]).items()
+            if key.startswith(PREFIX)
+        }
+        if not content:
+            raise WeightsError(f"{path} is not a checkpoint of this project: no key has {PREFIX!r}")
+    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise WeightsError(f"{path} is neither a state dict nor a checkpoint of this project")
+    return _unwrapped(content)
+
+
+def read_checkpoint(path: Path) -> Any:
+    """What `torch.save` wrote, on the CPU: plain containers and tensors, or an error.
+
+    Raises:
+        WeightsError: no such file, a torn one, or a pickle that would run code.
+    """
+    _check_file(path)
+    try:
+        zipped = zipfile.is_zipfile(path)
+        if zipped:
+            # torch does not look at the checksums; without this a damaged file loads as noise.
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(f"damaged: the checksum of {damaged} is wrong")
+        # The format from before torch 1.6, which torchvision's files have, cannot be mapped.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except Exception as error:  # an unpickler fed with noise raises anything
+        raise WeightsError(f"cannot read weights from {path}: {_reason(error)}") from error
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise WeightsError(f"no weights at {path}; give a file, or {PUBLIC} for torchvision's")
+    if path.stat().st_size == 0:
+        raise WeightsError(f"cannot read weights from {path}: the file is empty")
+
+
+def _reason(error: Exception) -> str:
+    """One line: torch's own messages are pages, and advise to load without safety."""
+    if isinstance(error, PermissionError):
+        return "permission denied"
+    if isinstance(error, zipfile.BadZipFile):
+        return str(error)
+    code = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if isinstance(error, pickle.UnpicklingError) and code:
+        return (
+            f"it holds {code[1]}, not only tensors, and to load that could run a stranger's "
+            "code; refused"
+        )
+    return f"torn, or not a file of weights ({type(error).__name__})"
+
+
+def _public_file(network: "VGG") -> Path:
+    from torchvision.models import get_model_weights  # a second of imports that few runs need
+
+    public = ("vgg11", "vgg13", "vgg16", "vgg19")
+    if network.name not in public:
+        raise WeightsError(
+            f"there are no public weights {PUBLIC} for {network.name}, only for "
+            f"{', '.join(public)}, each with and without batch norm"
+        )
+    url = get_model_weights(network.name + "_bn" * network.batch_norm)[PUBLIC].url
+    path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    if path.exists():
+        return path
+    digest = path.stem.rpartition("-")[2]  # torchvision's names end in the start of the SHA-256
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=digest)
+    except (OSError, HTTPException, RuntimeError) as error:
+        raise WeightsError(
+            f"cannot download {url} ({error}); fetch it by hand and put it at {path}"
+        ) from error
+    return path
+
+
+def _last_layer_of_other_classes(
+    network: "VGG", given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> list[str]:
+    """The last layer's keys where it differs from the file's in the number of classes alone."""
+    keys = [f"classifier.{len(network.classifier) - 1}.{part}" for part in ("weight", "bias")]
+    if not all(key in given and given[key].ndim == wanted[key].ndim for key in keys):
+        return []
+    same_classes = len(given[keys[0]]) == len(wanted[keys[0]])
+    same_inputs = given[keys[0]].shape[1:] == wanted[keys[0]].shape[1:]
+    return keys if same_inputs and not same_classes else []
+
+
+def _unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        ".".join(part for part in str(key).split(".") if part not in WRAPPERS): value
+        for key, value in state.items()
+    }
+
+
+def _change(key: str, value: Tensor, wanted: Mapping[str, Tensor]) -> str:
+    return f"{key} {tuple(value.shape)} in the file, {tuple(wanted[key].shape)} in the network"
+
+
+def _listed(what: str, keys: list[str]) -> str:
+    if not keys:
+        return ""
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return f"{what}: {', '.join(keys[:3])}{more}"

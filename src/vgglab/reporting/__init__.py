@@ -1,0 +1,1 @@
+"""What people see of a run: its history, TensorBoard, the terminal and its own page."""

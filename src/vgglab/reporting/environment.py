@@ -1,0 +1,114 @@
+"""`environment.json`: what somebody else needs to know to repeat a run, and nothing private.
+
+No host name, no user name, no environment variable: run folders are shared.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vgglab.reporting.files import replace_file
+
+_PACKAGES = (
+    "vgglab",
+    "torch",
+    "torchvision",
+    "lightning",
+    "hydra-core",
+    "torchmetrics",
+    "numpy",
+)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, git state, hardware (memory in bytes), command and start time, as plain values.
+
+    What cannot be found out is None: the git state of an installed package, for example.
+    """
+    return {
+        "command": _command(),
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version(), **{p: _version(p) for p in _PACKAGES}},
+        "git": _git(Path(__file__).parent),
+        "hardware": {
+            "cpu": _cpu(),
+            "cores": os.cpu_count(),
+            "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            "gpus": _gpus(),
+        },
+        "os": platform.platform(),
+    }
+
+
+def write_json(path: Path | str, data: Any) -> None:
+    """Write `data` as indented JSON with sorted keys; the file appears whole or not at all.
+
+    Raises:
+        OSError: the folder is missing or cannot be written.
+        TypeError: `data` holds something that JSON has not.
+    """
+    replace_file(Path(path), (json.dumps(data, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _command() -> str:
+    script, *arguments = sys.argv
+    if Path(script).is_absolute() and Path(script).is_relative_to(Path.cwd()):
+        script = str(Path(script).relative_to(Path.cwd()))
+    return shlex.join(["python", script, *arguments])
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(folder: Path) -> dict[str, Any] | None:
+    """The commit, whether anything differs from it, and the SHA-256 of `git diff HEAD`."""
+    # Without locks: another process may be committing.
+    git = ["git", "--no-optional-locks", "-C", str(folder)]
+    output = []
+    for arguments in (
+        ["rev-parse", "HEAD"],
+        ["status", "--porcelain"],
+        ["diff", "HEAD", "--no-color", "--no-ext-diff"],
+    ):
+        try:
+            output.append(
+                subprocess.run([*git, *arguments], capture_output=True, check=True).stdout
+            )
+        except (OSError, subprocess.CalledProcessError):
+            return None
+    commit, status, diff = output
+    return {
+        "commit": commit.decode().strip(),
+        "dirty": bool(status.strip()),
+        "diff_sha256": hashlib.sha256(diff).hexdigest(),
+    }
+
+
+def _cpu() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _gpus() -> list[dict[str, Any]]:
+    if not torch.cuda.is_available():
+        return []
+    found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return [{"name": gpu.name, "memory": gpu.total_memory} for gpu in found]

@@ -1,0 +1,125 @@
+"""`metrics.csv`: the history of a run, which survives its interruptions."""
+
+import csv
+import io
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from vgglab.errors import InputError
+from vgglab.reporting.files import replace_file
+
+_INDEX = ("step", "epoch")
+
+
+class CSVHistory(Logger):
+    """Writes every metric to `save_dir/metrics.csv` as it is logged.
+
+    Lightning's CSVLogger deletes the earlier history of a resumed run; this one continues it. The
+    columns are `step`, `epoch` and then the metrics in the order of their first appearance; what
+    is logged at one step shares a row. Nothing on disk changes before the first metric comes.
+
+    Args:
+        save_dir: the run's folder; made when missing.
+        resume_step: optimiser steps already done by the run that this one continues. Rows from
+            that step on will be logged again and are dropped; the others are kept byte for byte.
+            None for a new run, which replaces the history of an earlier one in the same folder.
+    """
+
+    def __init__(self, save_dir: str, resume_step: int | None = None) -> None:
+        super().__init__()
+        self._save_dir = save_dir
+        self._path = Path(save_dir) / "metrics.csv"
+        self._resume_step = resume_step
+        self._columns: list[str] = []
+        self._row: dict[str, str] = {}
+        self._row_start = 0  # in bytes
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return self._save_dir
+
+    @rank_zero_only
+    def log_hyperparams(
+        self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
+    ) -> None:
+        """Nothing: the configuration stands in `.hydra/config.yaml`."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add the metrics to the row of `step`, which is on disk when this returns."""
+        if not self._columns:
+            self._begin()
+        row = {"step": str(0 if step is None else step)}
+        for name, value in metrics.items():
+            row[name] = str(int(value)) if name in _INDEX else repr(float(value))
+        self._add_columns([name for name in row if name not in self._columns])
+        if self._row.get("step") == row["step"]:
+            self._row.update(row)
+            start = self._row_start
+        else:
+            self._row = row
+            start = self._path.stat().st_size
+        self._row_start = start
+        line = ",".join(self._row.get(name, "") for name in self._columns) + "\n"
+        with self._path.open("r+b") as file:
+            file.seek(start)
+            file.write(line.encode())
+            file.truncate()
+
+    def _begin(self) -> None:
+        kept: list[bytes] = []
+        self._columns = list(_INDEX)
+        if self._resume_step is not None and self._path.exists():
+            header, *lines = self._path.read_bytes().splitlines(keepends=True) or [b""]
+            self._columns = next(csv.reader([header.decode()]), self._columns)
+            # A killed process may leave a last line without its end.
+            whole = [line for line in lines if line.endswith(b"\n")]
+            kept = [line for line in whole if int(line.split(b",", 1)[0]) < self._resume_step]
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._write(kept)
+
+    def _add_columns(self, names: list[str]) -> None:
+        if not names:
+            return
+        _, *lines = self._path.read_bytes().splitlines(keepends=True)
+        self._columns += names
+        padded = [line.removesuffix(b"\n") + b"," * len(names) + b"\n" for line in lines]
+        self._write(padded)
+        self._row_start = self._path.stat().st_size - len(padded[-1]) if padded else 0
+
+    def _write(self, lines: list[bytes]) -> None:
+        header = io.StringIO()
+        csv.writer(header, lineterminator="\n").writerow(self._columns)
+        replace_file(self._path, header.getvalue().encode() + b"".join(lines))
+
+
+def read_history(path: Path | str) -> list[dict[str, float]]:
+    """The rows of a `metrics.csv`, in order; a metric that a row does not have is absent from it.
+
+    A last line without its end, as a killed process may leave, is ignored.
+
+    Raises:
+        InputError: a cell is not a number.
+        OSError: the file cannot be read.
+    """
+    whole, _, _ = Path(path).read_text(encoding="utf-8").rpartition("\n")
+    rows = []
+    for number, row in enumerate(csv.DictReader(whole.splitlines()), start=2):
+        try:
+            rows.append({name: float(cell) for name, cell in row.items() if cell})
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{path}, line {number}: not a row of numbers") from error
+    return rows

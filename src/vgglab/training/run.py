@@ -1,0 +1,229 @@
+"""A training run from its configuration: build, fit, test, report."""
+
+import logging
+import os
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, Trainer, seed_everything
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+from torch import nn
+
+from vgglab.config.schema import AcceleratorConfig, TrainConfig, plain
+from vgglab.data import ImageDataModule
+from vgglab.errors import InputError
+from vgglab.networks import load_weights
+from vgglab.networks.weights import read_checkpoint
+from vgglab.reporting.environment import environment, write_json
+from vgglab.reporting.report import write_report
+from vgglab.reporting.summary import summarize
+from vgglab.reporting.terminal import console, print_result
+from vgglab.training.callbacks import boards
+from vgglab.training.checkpointing import AtomicCheckpointIO, checkpoint_to_resume
+from vgglab.training.classifier import Classifier
+
+
+def train(job: TrainConfig) -> dict[str, float]:
+    """Fit, then test with the best checkpoint.
+
+    Returns:
+        The test metrics, or the last validation metrics with `test: false`.
+
+    Raises:
+        InputError: something in the configuration or a file that it names cannot be used.
+    """
+    _quiet()
+    run_dir = Path(job.run_dir)
+    checkpoint = checkpoint_to_resume(job.resume, run_dir / "checkpoints")
+    seed_everything(job.seed, verbose=False)
+    data = _data(job)
+    network = _network(job, data)
+    trainer = _trainer(job, checkpoint)
+    if job.weights is not None and checkpoint is None:
+        load_weights(network, job.weights)
+    classifier = _classifier(job, data, network)
+    if trainer.is_global_zero:
+        _open(run_dir, job)
+        _introduce(job, data, network, trainer, checkpoint)
+    started = time.monotonic()
+    trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint)
+    seconds = time.monotonic() - started
+    result = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if job.test:
+        result = _test(trainer, classifier, data, run_dir)
+    if trainer.is_global_zero:
+        _conclude(run_dir, job, trainer, result, seconds)
+    return result
+
+
+def _quiet() -> None:
+    """Keep what a person must act on; drop what Lightning says of itself."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # images in memory need none
+        ".*number of training batches.*is smaller than the logging interval.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def _data(job: TrainConfig) -> ImageDataModule:
+    data: ImageDataModule = job.data.build("data")
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        # Before anything is written, so that a missing folder costs nothing; one process a node
+        # downloads, the others find the files when Lightning lets them continue.
+        data.prepare_data()
+        data.setup("fit")
+    return data
+
+
+def _network(job: TrainConfig, data: ImageDataModule) -> nn.Module:
+    wanted = {"num_classes": len(data.classes), "in_channels": data.preprocessing.channels}
+    supplied = {name: value for name, value in wanted.items() if job.model.accepts(name)}
+    classes = job.model.arguments.get("num_classes", len(data.classes))
+    if classes < len(data.classes):
+        raise InputError(
+            f"model.num_classes={classes}, but the data has {len(data.classes)} classes "
+            f"(labels 0 to {len(data.classes) - 1})"
+        )
+    network: nn.Module = job.model.build("model", **supplied)
+    return network
+
+
+def _trainer(job: TrainConfig, checkpoint: Path | None) -> Trainer:
+    how = job.trainer.model_dump(exclude={"channels_last", "compile"})
+    resume_step = None if checkpoint is None else int(read_checkpoint(checkpoint)["global_step"])
+    try:
+        return Trainer(
+            **how,
+            accelerator=job.accelerator.accelerator,
+            devices=job.accelerator.devices,
+            num_nodes=job.accelerator.num_nodes,
+            sync_batchnorm=job.accelerator.sync_batchnorm,
+            strategy=_strategy(job.accelerator),
+            logger=_loggers(job, resume_step),
+            callbacks=_callbacks(job),
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=job.run_dir,
+            use_distributed_sampler=False,  # ours shards already
+            enable_model_summary=False,  # torchinfo's is shown
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise InputError(f"accelerator and trainer do not fit this machine: {error}") from error
+
+
+def _strategy(accelerator: AcceleratorConfig) -> Strategy | str:
+    if accelerator.strategy == "auto":
+        return "auto"
+    return DDPStrategy(
+        process_group_backend=accelerator.process_group_backend,
+        gradient_as_bucket_view=True,  # saves one copy of the gradients
+    )
+
+
+def _loggers(job: TrainConfig, resume_step: int | None) -> list[Logger]:
+    loggers = []
+    for name, logger in job.logger.items():
+        supplied = {"resume_step": resume_step} if logger.accepts("resume_step") else {}
+        loggers.append(logger.build(f"logger.{name}", **supplied))
+    return loggers
+
+
+def _callbacks(job: TrainConfig) -> list[Callback]:
+    return [callback.build(f"callbacks.{name}") for name, callback in job.callbacks.items()]
+
+
+def _classifier(job: TrainConfig, data: ImageDataModule, network: nn.Module) -> Classifier:
+    return Classifier(
+        network,
+        job.loss.build("loss"),
+        lambda groups: job.optimizer.build("optimizer", params=groups),
+        lambda optimizer, horizon: job.scheduler.build(
+            "scheduler", optimizer=optimizer, horizon=horizon
+        ),
+        num_classes=len(data.classes),
+        seed=job.seed,
+        decay_norm_and_bias=job.decay_norm_and_bias,
+        channels_last=job.trainer.channels_last,
+        compile=job.trainer.compile,
+        card={
+            "config": plain(job),
+            "classes": list(data.classes),
+            "preprocessing": data.preprocessing.to_dict(),
+        },
+    )
+
+
+def _open(run_dir: Path, job: TrainConfig) -> None:
+    """Write what was asked for and where it runs."""
+    try:
+        folder = run_dir / ".hydra"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in job.composition.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        write_json(run_dir / "environment.json", environment())
+    except OSError as error:
+        raise InputError(f"cannot write into the run folder {run_dir}: {error}") from error
+
+
+def _introduce(
+    job: TrainConfig,
+    data: ImageDataModule,
+    network: nn.Module,
+    trainer: Trainer,
+    checkpoint: Path | None,
+) -> None:
+    """Say what is about to run."""
+    preprocessing = data.preprocessing
+    console.print(summarize(network, (preprocessing.channels, *preprocessing.size)).table())
+    images = ", ".join(f"{len(images):,} {split}" for split, images in data.sets.items())
+    per_device = data.batch_size // trainer.world_size
+    accumulated = job.trainer.accumulate_grad_batches
+    batch = f"{data.batch_size} = {trainer.world_size} x {per_device}"
+    if accumulated > 1:
+        batch += f", {accumulated} of them an optimiser step"
+    device = trainer.strategy.root_device
+    console.print(
+        f"{job.name}: {images} images of {len(data.classes)} classes; batch {batch} on {device}"
+    )
+    if checkpoint is not None:
+        console.print(f"continues from {checkpoint}")
+
+
+def _test(
+    trainer: Trainer, classifier: Classifier, data: ImageDataModule, run_dir: Path
+) -> dict[str, float]:
+    folder = run_dir / "checkpoints"
+    saved = [path for name in ("best", "last") if (path := folder / f"{name}.ckpt").exists()]
+    found: Any = trainer.test(
+        classifier, datamodule=data, ckpt_path=saved[0] if saved else None, verbose=False
+    )
+    return {name: float(value) for name, value in found[0].items()}
+
+
+def _conclude(
+    run_dir: Path, job: TrainConfig, trainer: Trainer, result: dict[str, float], seconds: float
+) -> None:
+    write_json(run_dir / "metrics.json", result)
+    for board in boards(trainer):
+        board.log_result(plain(job), result)
+        board.finalize("success")
+    write_report(run_dir)
+    print_result(
+        result,
+        {
+            "training time": f"{seconds:.0f} s",
+            "run folder": _shown(run_dir),
+            "TensorBoard": f"tensorboard --logdir {_shown(run_dir)}",
+        },
+    )
+
+
+def _shown(path: Path) -> str:
+    """Relative to the working folder where that is shorter to type."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,252 @@
+import gzip
+import hashlib
+import io
+import tarfile
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vgglab.data import progress as progress_module
+from vgglab.data.archives import download, extract, open_tar, read_member
+from vgglab.errors import InputError
+
+DATA = bytes(i * i % 251 for i in range(1_000_000))
+SHA256 = "sha256:" + hashlib.sha256(DATA).hexdigest()
+
+
+@pytest.fixture
+def target(tmp_path, server):
+    server.files["good.bin"] = DATA
+    server.files["bad.bin"] = DATA[:-1] + b"x"
+    return tmp_path / "new" / "file.bin"
+
+
+def part_of(target, data):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name("file.bin.part")
+    part.write_bytes(data)
+    return part
+
+
+def test_a_file_is_fetched_and_checked(server, target):
+    download([server.url("good.bin")], target, checksum=SHA256, size=len(DATA))
+    assert target.read_bytes() == DATA
+    assert not target.with_name("file.bin.part").exists()
+
+
+def test_md5_works_too(server, target):
+    md5 = "md5:" + hashlib.md5(DATA).hexdigest()
+    download([server.url("good.bin")], target, checksum=md5)
+    assert target.read_bytes() == DATA
+
+
+def test_a_file_that_is_there_and_right_is_not_fetched(server, target):
+    target.parent.mkdir()
+    target.write_bytes(DATA)
+    download([server.url("good.bin")], target, checksum=SHA256)
+    assert server.ranges == []
+
+
+def test_a_truncated_file_is_refused_and_fetched_again(server, target, caplog):
+    target.parent.mkdir()
+    target.write_bytes(DATA[:1000])
+    download([server.url("good.bin")], target, checksum=SHA256)
+    assert target.read_bytes() == DATA
+    assert "incomplete or damaged" in caplog.text
+
+
+def test_a_partial_file_is_resumed(server, target):
+    part_of(target, DATA[:400_000])
+    download([server.url("good.bin")], target, checksum=SHA256, size=len(DATA))
+    assert target.read_bytes() == DATA
+    assert server.ranges == ["bytes=400000-"]
+
+
+def test_a_server_without_range_makes_it_start_over(server, target):
+    server.honours_range = False
+    part_of(target, DATA[:400_000])
+    download([server.url("good.bin")], target, checksum=SHA256, size=len(DATA))
+    assert target.read_bytes() == DATA
+
+
+def test_a_broken_connection_is_taken_up_again(server, target):
+    server.cut_after = [300_000, 200_000]
+    download([server.url("good.bin")], target, checksum=SHA256)
+    assert target.read_bytes() == DATA
+    assert server.ranges == [None, "bytes=300000-", "bytes=500000-"]
+
+
+def test_a_finished_partial_file_is_only_renamed(server, target):
+    part_of(target, DATA)
+    download([server.url("good.bin")], target, checksum=SHA256)
+    assert target.read_bytes() == DATA
+    assert server.ranges == [f"bytes={len(DATA)}-"]
+
+
+def test_a_partial_file_with_other_bytes_is_thrown_away(server, target):
+    part_of(target, b"z" * 400_000)
+    download([server.url("good.bin")], target, checksum=SHA256)
+    assert target.read_bytes() == DATA
+    assert server.ranges == ["bytes=400000-", None]
+
+
+def test_a_dead_mirror_and_a_wrong_one_are_passed_over(server, target, caplog):
+    mirrors = ["http://127.0.0.1:9/x.bin", server.url("missing.bin"), server.url("bad.bin")]
+    download([*mirrors, server.url("good.bin")], target, checksum=SHA256)
+    assert target.read_bytes() == DATA
+    assert "HTTP 404" in caplog.text
+    assert "wrong checksum" in caplog.text
+
+
+def test_a_mirror_that_offers_another_size_is_not_read(server, target):
+    server.files["page.bin"] = b"<html>log in first</html>"
+    with pytest.raises(InputError, match="offers 25 bytes instead of 1,000,000"):
+        download([server.url("page.bin")], target, checksum=SHA256, size=len(DATA))
+    assert not target.with_name("file.bin.part").exists()
+
+
+def test_when_all_fail_one_line_says_what_to_do(server, target):
+    urls = [server.url("missing.bin"), server.url("bad.bin"), "file:///etc/passwd"]
+    with pytest.raises(InputError) as caught:
+        download(urls, target, checksum=SHA256)
+    message = str(caught.value)
+    assert "\n" not in message
+    for words in (
+        *urls,
+        "HTTP 404",
+        "wrong checksum",
+        "not an http",
+        str(target.parent),
+        "by hand",
+    ):
+        assert words in message
+    assert sorted(path.name for path in target.parent.iterdir()) == ["file.bin.lock"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(server, tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(InputError, match="cannot write .*taken"):
+        download([server.url("x")], tmp_path / "taken" / "file.bin", checksum=SHA256)
+
+
+def test_progress_in_a_log_is_a_line_now_and_then(server, target, monkeypatch, capsys):
+    monkeypatch.setattr(progress_module, "_SECONDS_BETWEEN_LINES", 0.0)
+    download([server.url("good.bin")], target, checksum=SHA256)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == "file.bin: 1 of 1 MB"
+    assert len(lines) == 4  # a line a block of 256 KiB
+
+
+def test_progress_is_silent_for_short_work(server, target, capsys):
+    download([server.url("good.bin")], target, checksum=SHA256)
+    assert capsys.readouterr().err == ""
+
+
+def archive(tmp_path, *members, name="a.tar", mode="w"):
+    path = tmp_path / name
+    with tarfile.open(path, mode) as tar:
+        for member, data in members:
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def plain(name, data=b"data"):
+    return tarfile.TarInfo(name), data
+
+
+def special(name, kind, link=""):
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, link
+    return member, b""
+
+
+def unpack(path, folder, *, max_bytes=1000, max_members=10):
+    with open_tar(path) as tar:
+        return extract(tar, folder, archive=path.name, max_bytes=max_bytes, max_members=max_members)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_plain_files_and_folders_are_unpacked(tmp_path, mode):
+    path = archive(
+        tmp_path, special("d", tarfile.DIRTYPE), plain("d/x"), plain("y", b"why"), mode=mode
+    )
+    assert unpack(path, tmp_path / "out") == 2
+    assert (tmp_path / "out/d/x").read_bytes() == b"data"
+    assert (tmp_path / "out/y").read_bytes() == b"why"
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        plain("../escaped"),
+        plain("d/../../escaped"),
+        plain("/tmp/escaped"),
+        special("link", tarfile.SYMTYPE, "/etc/passwd"),
+        special("link", tarfile.SYMTYPE, "inside"),
+        special("hard", tarfile.LNKTYPE, "ok"),
+        special("device", tarfile.CHRTYPE),
+        special("block", tarfile.BLKTYPE),
+        special("pipe", tarfile.FIFOTYPE),
+    ],
+    ids=lambda member: f"{member[0].name} {member[0].type}",
+)
+def test_hostile_members_are_refused_by_name(tmp_path, member):
+    path = archive(tmp_path, plain("ok"), member)
+    with pytest.raises(InputError, match=rf"a\.tar: member '{member[0].name}'.*refused"):
+        unpack(path, tmp_path / "deep" / "out")
+    assert not list(tmp_path.rglob("escaped"))
+    assert [p.name for p in (tmp_path / "deep" / "out").iterdir()] == ["ok"]
+
+
+@given(st.lists(st.sampled_from(["..", ".", "a", "b", ""]), min_size=1, max_size=6))
+def test_no_name_leaves_the_folder(tmp_path_factory, parts):
+    folder = tmp_path_factory.mktemp("escape")
+    path = archive(folder, plain("/".join([*parts, "file"])))
+    inside = ".." not in parts and parts[0] != ""
+    try:
+        unpack(path, folder / "out")
+    except InputError:
+        assert not inside
+    else:
+        assert inside
+    assert all(folder / "out" in found.parents for found in folder.rglob("file"))
+
+
+def test_too_much_is_refused(tmp_path):
+    bomb = archive(tmp_path, plain("zeros", bytes(2_000_000)), name="bomb.tar.gz", mode="w:gz")
+    assert bomb.stat().st_size < 10_000
+    with pytest.raises(InputError, match="more than 1,000 bytes"):
+        unpack(bomb, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+    many = archive(tmp_path, *(plain(f"f{i}", b"") for i in range(11)), name="many.tar")
+    with pytest.raises(InputError, match="or 10 members"):
+        unpack(many, tmp_path / "out2")
+
+
+def test_what_is_no_archive_is_one_line(tmp_path):
+    (tmp_path / "text.tar").write_text("no archive at all")
+    whole = archive(tmp_path, plain("x", bytes(range(256)) * 500), name="w.tar.gz", mode="w:gz")
+    (tmp_path / "cut.tar.gz").write_bytes(whole.read_bytes()[:-300])
+    spoilt = bytearray(gzip.decompress(whole.read_bytes()))
+    damaged = bytearray(gzip.compress(bytes(spoilt)))
+    damaged[-8] ^= 0xFF  # the CRC at the end
+    (tmp_path / "crc.tar.gz").write_bytes(damaged)
+    for name in ("text.tar", "cut.tar.gz", "crc.tar.gz"):
+        with pytest.raises(InputError, match=f"{name}: broken or incomplete archive"):
+            unpack(tmp_path / name, tmp_path / "out", max_bytes=10**6)
+    with pytest.raises(InputError, match=r"none\.tar: no such file"):
+        unpack(tmp_path / "none.tar", tmp_path / "out")
+
+
+def test_a_member_is_read_from_a_tar_within_a_tar(tmp_path):
+    inner = archive(tmp_path, plain("x", b"deep"), name="inner.tar").read_bytes()
+    outer = archive(tmp_path, plain("inner.tar", inner), name="outer.tar")
+    with open_tar(outer) as tar:
+        stream = tar.extractfile("inner.tar")
+        assert stream is not None
+        with open_tar(stream, "inner") as within:
+            assert read_member(within, "x", "inner") == b"deep"
+            with pytest.raises(InputError, match="inner: no file 'y' in it"):
+                read_member(within, "y", "inner")

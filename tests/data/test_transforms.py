@@ -1,0 +1,131 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torchvision.transforms.v2 import functional
+
+from vgglab.data.sampling import uniforms
+from vgglab.data.transforms import Augmentation, Preprocessing, pad_crop_flip, train_crop
+
+
+def random_images(n, channels=3, height=8, width=10, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (n, channels, height, width), generator=generator).to(torch.uint8)
+
+
+@given(
+    n=st.integers(1, 6),
+    pad=st.integers(0, 5),
+    flip=st.booleans(),
+    seed=st.integers(0, 2**60),
+    channels=st.sampled_from([1, 3]),
+)
+def test_pad_crop_flip_equals_torchvision_image_by_image(n, pad, flip, seed, channels):
+    images = random_images(n, channels)
+    numbers = uniforms(seed, 0, torch.arange(n), 3)
+    result = pad_crop_flip(images, numbers, pad=pad, flip=flip)
+    for image, (down, right, mirror), got in zip(images, numbers.tolist(), result, strict=True):
+        padded = functional.pad(image, [pad])
+        top, left = int(down * (2 * pad + 1)), int(right * (2 * pad + 1))
+        expected = functional.crop(padded, top, left, *image.shape[1:])
+        if flip and mirror < 0.5:
+            expected = functional.horizontal_flip(expected)
+        assert torch.equal(got, expected)
+
+
+def test_pad_crop_flip_reaches_every_shift_and_both_sides():
+    pixels = torch.arange(1, 82, dtype=torch.uint8).view(1, 1, 9, 9).expand(3000, -1, -1, -1)
+    result = pad_crop_flip(pixels, uniforms(0, 0, torch.arange(3000), 3), pad=1, flip=True)
+    assert len({bytes(image.flatten().tolist()) for image in result}) == 3 * 3 * 2
+    largest = torch.full((3000, 3), 1 - 2**-24)
+    assert pad_crop_flip(pixels, largest, pad=4, flip=True).shape == pixels.shape
+
+
+def test_the_result_is_channels_last():
+    result = pad_crop_flip(random_images(4), torch.rand(4, 3), pad=2, flip=True)
+    assert result.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_half_of_the_images_are_mirrored():
+    images = random_images(1).expand(2000, -1, -1, -1)
+    changed = Augmentation(seed=0, num_classes=2, flip=True).shift_and_flip(
+        images, 0, torch.arange(2000)
+    )
+    mirrored = (changed == images.flip(3)).flatten(1).all(1)
+    same = (changed == images).flatten(1).all(1)
+    assert bool((mirrored ^ same).all())
+    assert 900 < int(mirrored.sum()) < 1100
+
+
+@given(seed=st.integers(0, 2**60), epoch=st.integers(0, 300))
+def test_an_image_is_augmented_alike_in_any_batch(seed, epoch):
+    images, indices = random_images(6), torch.tensor([7, 0, 3, 99, 2, 1])
+    augmentation = Augmentation(seed=seed, num_classes=2, pad=3, flip=True)
+    whole = augmentation.shift_and_flip(images, epoch, indices)
+    order = torch.tensor([5, 2, 0])
+    part = augmentation.shift_and_flip(images[order], epoch, indices[order])
+    assert torch.equal(part, whole[order])
+
+
+def test_without_augmentation_images_stay_as_they_are():
+    images = random_images(3)
+    augmentation = Augmentation(seed=0, num_classes=2)
+    assert augmentation.shift_and_flip(images, 0, torch.arange(3)) is images
+    floats = images.float()
+    labels = torch.tensor([0, 1, 1])
+    assert augmentation.mix(floats, labels, (0,)) == (floats, labels)
+
+
+@pytest.mark.parametrize("settings", [{"mixup_alpha": 0.4}, {"cutmix_alpha": 1.0}])
+def test_mixing_weighs_labels_and_is_fixed_by_its_key(settings):
+    images, labels = random_images(8).float(), torch.arange(8) % 4
+    augmentation = Augmentation(seed=0, num_classes=4, **settings)
+    before = torch.get_rng_state()
+    mixed, weights = augmentation.mix(images, labels, (0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert weights.shape == (8, 4)
+    assert torch.allclose(weights.sum(1), torch.ones(8))
+    again, _ = augmentation.mix(images, labels, (0, 1))
+    assert torch.equal(mixed, again)
+    others = [augmentation.mix(images, labels, (0, key))[0] for key in range(2, 6)]
+    assert any(not torch.equal(mixed, other) for other in others)
+
+
+@given(st.sampled_from([1, 3]), st.integers(0, 1000))
+def test_denormalize_undoes_normalize(channels, seed):
+    images = random_images(2, channels, seed=seed)
+    preprocessing = Preprocessing((0.4,) * channels, (0.2,) * channels, (8, 10))
+    assert torch.equal(preprocessing.denormalize(preprocessing.normalize(images)), images)
+
+
+def test_normalize_centres_and_scales():
+    preprocessing = Preprocessing((0.5, 0.0, 1.0), (0.25, 1.0, 0.5), (1, 1))
+    white = torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)
+    assert preprocessing.normalize(white).flatten().tolist() == [2.0, 1.0, 0.0]
+
+
+def test_preprocessing_survives_a_checkpoint():
+    preprocessing = Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), (224, 192), 256)
+    plain = preprocessing.to_dict()
+    assert all(isinstance(value, list | int) for value in plain.values())
+    assert Preprocessing.from_dict(plain) == preprocessing
+
+
+@pytest.mark.parametrize("shape", [(3, 40, 60), (1, 60, 40), (3, 8, 8), (1, 500, 9)])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["none", "random", "random_resized"])
+def test_any_image_becomes_network_input(shape, channels, kind):
+    preprocessing = Preprocessing((0.5,) * channels, (0.5,) * channels, (16, 16), 20)
+    image = torch.randint(0, 256, shape).to(torch.uint8)
+    fitted = preprocessing.fit(image)
+    assert fitted.shape == (channels, 16, 16)
+    assert fitted.dtype == torch.uint8
+    if shape[0] == channels:
+        assert train_crop(kind, preprocessing)(image).shape == (channels, 16, 16)
+
+
+def test_fit_takes_the_centre():
+    image = torch.zeros(3, 4, 8, dtype=torch.uint8)
+    image[:, :, 2:6] = 200
+    fitted = Preprocessing((0.5,) * 3, (0.5,) * 3, (4, 4)).fit(image)
+    assert bool((fitted == 200).all())
