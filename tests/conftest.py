@@ -7,14 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+
+# Tiny networks gain nothing from a second thread, and lose much to a busy neighbour.
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[1]
 
 # A network and images small enough that an epoch takes a fraction of a second.
 TINY = (
-    "experiment=null",
+    "experiment=none",
     "model=vgg11",
     "model.head=compact",
     "model.width=0.0625",

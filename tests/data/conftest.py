@@ -51,7 +51,7 @@ class Server:
             def log_message(self, *args: object) -> None: ...
 
         self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.http.server_address[1]}/{name}"

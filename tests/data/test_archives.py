@@ -126,7 +126,7 @@ def test_when_all_fail_one_line_says_what_to_do(server, target):
 
 def test_a_folder_that_cannot_be_made_is_one_line(server, tmp_path):
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(InputError, match="cannot write .*taken"):
+    with pytest.raises(InputError, match=r"cannot write .*taken"):
         download([server.url("x")], tmp_path / "taken" / "file.bin", checksum=SHA256)
 
 

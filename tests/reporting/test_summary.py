@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 from vgglab.errors import InputError
 from vgglab.networks import build_vgg
 from vgglab.reporting.summary import summarize
-from vgglab.reporting.terminal import Console
 
 ROOT = Path(__file__).parents[2]
 
@@ -101,16 +101,9 @@ def test_activations_count_once_what_is_in_place() -> None:
     assert summarize(network.to(torch.bfloat16), (1, 4, 4)).activation_bytes == 2 * floats
 
 
-def test_a_compiled_network_has_the_same_layers() -> None:
-    network = build_vgg("vgg11", num_classes=5, head="compact", width=0.125)
-    plain = summarize(network, (3, 32, 32))
-    network.compile()
-    assert summarize(network, (3, 32, 32)) == plain
-
-
 def test_an_impossible_size_is_bad_input_and_a_bug_is_not() -> None:
     network = build_vgg("vgg11", num_classes=5, head="compact", width=0.125)
-    with pytest.raises(InputError, match="3x16x16.*too small"):
+    with pytest.raises(InputError, match=r"3x16x16: .*too small"):
         summarize(network, (3, 16, 16))
     with pytest.raises(InputError, match="1x32x32"):
         summarize(network, (1, 32, 32))
@@ -149,10 +142,10 @@ def script(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_script_prints_a_table_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    result = script("model=vgg11", "input_size=[3,64,64]", cwd=tmp_path)
+    result = script("model=vgg11", "model.head=compact", "input_size=[3,64,64]", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     assert "conv1_1" in result.stdout
-    assert "132,863,336 parameters" in result.stdout
+    assert "9,733,480 parameters" in result.stdout
     assert not list(tmp_path.iterdir())
 
 
@@ -167,18 +160,9 @@ def test_the_script_prints_nothing_but_json_for_programs(tmp_path: Path) -> None
     assert sum(row["parameters"] for row in found["rows"]) == found["parameters"]
 
 
-@pytest.mark.parametrize(
-    ("override", "said"),
-    [
-        ("input_size=[3,32]", "channels, height, width"),
-        ("input_size=[3,16,16]", "too small"),
-        ("format=xml", "table"),
-    ],
-)
-def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, override: str, said: str) -> None:
-    result = script("model=vgg11", "model.width=0.1", override, cwd=tmp_path)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    result = script("input_size=[3,32]", cwd=tmp_path)
     assert result.returncode == 2
     assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert said in line
+    assert result.stderr == "error: input_size=[3, 32] must be [channels, height, width]\n"
+    assert not list(tmp_path.iterdir())

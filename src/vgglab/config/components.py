@@ -43,22 +43,25 @@ class Component(BaseModel):
             if not (value is None and name in self.supplied)
         }
 
-    def check(self, path: str, allowed_targets: Sequence[str] = ()) -> None:
-        """Refuse a target that does not exist, is not allowed or does not take these arguments.
+    def checked(self, path: str, allowed_targets: Sequence[str] = ()) -> "Component":
+        """The same component with its arguments as the target's annotations want them.
 
         Args:
             path: the section's name in the configuration, for the message.
             allowed_targets: more packages or targets that may be called.
 
         Raises:
-            InputError: with the setting's full name, what is wrong and the choices.
+            InputError: the target does not exist, is not allowed or does not take these arguments;
+                the message has the setting's full name, what is wrong and the choices.
         """
         target = self._locate(path, allowed_targets)
         self._check_slot(path, target)
         parameters, closed = _parameters(target)
+        values = {}
         for name, value in self.arguments.items():
             if name in parameters:
-                _check_value(f"{path}.{name}", value, parameters[name].annotation)
+                annotation = parameters[name].annotation
+                values[name] = _checked_value(f"{path}.{name}", value, annotation)
             elif closed:
                 choices = did_you_mean(name, set(parameters) - set(self.supplied))
                 raise InputError(f"{path}.{name}: {self.target} has no such setting; {choices}")
@@ -66,6 +69,7 @@ class Component(BaseModel):
             required = parameter.default is inspect.Parameter.empty
             if required and name not in self.arguments and name not in self.supplied:
                 raise InputError(f"{path}.{name} is required by {self.target}")
+        return self.with_arguments(**values)
 
     def build(self, path: str, **supplied: Any) -> Any:
         """Call the target with the configured and the supplied arguments; the configured ones win.
@@ -141,13 +145,13 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
-def _check_value(name: str, value: Any, annotation: Any) -> None:
+def _checked_value(name: str, value: Any, annotation: Any) -> Any:
     try:
         adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
     except (PydanticSchemaGenerationError, PydanticUserError):
-        return  # a type that YAML cannot express; the target itself will check it
+        return value  # a type that YAML cannot express; the target itself will check it
     try:
-        adapter.validate_python(value)
+        return adapter.validate_python(value)
     except ValidationError as error:
         message = error.errors()[0]["msg"]
         raise InputError(f"{name}={value!r}: {message[0].lower()}{message[1:]}") from error

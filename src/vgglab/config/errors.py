@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import traceback
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,14 @@ def explain(error: BaseException) -> str | None:
         return f"{error.full_key} is required: give {error.full_key}=... on the command line"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _one_line(str(error))
+    if isinstance(error, ValueError) and _raised_in_hydra(error):
+        return _one_line(str(error))  # such as model=null
     return None
+
+
+def _raised_in_hydra(error: BaseException) -> bool:
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and str(frames[-1][0].f_globals.get("__name__")).startswith("hydra.")
 
 
 def explain_validation(error: "ValidationError", schema: "type[BaseModel]") -> str:

@@ -1,6 +1,6 @@
 """The typed schema of conf/: one model a script, checked as a whole before anything is built."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
@@ -194,20 +194,19 @@ def parse(config: DictConfig, schema: type[JobT]) -> JobT:
         job = schema.model_validate(settings)
     except ValidationError as error:
         raise InputError(explain_validation(error, schema)) from error
-    for path, component in _components(job):
-        component.check(path, job.allowed_targets)
+    job = job.model_copy(
+        update={name: _checked(name, value, job.allowed_targets) for name, value in job}
+    )
     job._composition = _composition(config)
     return job
 
 
-def _components(job: Job) -> Iterator[tuple[str, Component]]:
-    for name, value in job:
-        if isinstance(value, Component):
-            yield name, value
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                if isinstance(item, Component):
-                    yield f"{name}.{key}", item
+def _checked(path: str, value: Any, allowed_targets: Sequence[str]) -> Any:
+    if isinstance(value, Component):
+        return value.checked(path, allowed_targets)
+    if isinstance(value, dict):
+        return {k: _checked(f"{path}.{k}", v, allowed_targets) for k, v in value.items()}
+    return value
 
 
 def _composition(config: DictConfig) -> dict[str, str]:

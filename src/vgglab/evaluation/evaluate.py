@@ -59,8 +59,8 @@ def _subject(job: EvaluateConfig) -> tuple[nn.Module, ImageDataModule, Preproces
     if job.checkpoint is None:
         return _public_weights(job)
     trained = load_trained(Path(job.checkpoint), job.allowed_targets)
-    section = job.data or Data.model_validate(trained.config["data"])
-    section.check("data", job.allowed_targets)
+    section: Component = job.data or Data.model_validate(trained.config["data"])
+    section = section.checked("data", job.allowed_targets)
     data = _data(section, job)
     if list(data.classes) != list(trained.classes):
         raise InputError(

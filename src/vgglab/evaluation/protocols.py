@@ -37,7 +37,7 @@ def center_crop(
     Returns:
         `test/top1`, `test/top5` (0 to 1) and `test/loss` (nats).
     """
-    network = network.to(device, memory_format=torch.channels_last).eval()
+    network = network.to(device).to(memory_format=torch.channels_last).eval()
     score = Score(num_classes, "test").to(device)
     batches = track(loader, "center_crop", console=console, disable=not console.is_terminal)
     for batch in batches:

@@ -37,8 +37,7 @@ def load_trained(path: Path, allowed_targets: Sequence[str] = ()) -> Trained:
         raise InputError(
             f"{path} is not a checkpoint of scripts/train.py; for other files: weights="
         )
-    model = Network.model_validate(card["config"]["model"])
-    model.check("model", allowed_targets)
+    model = Network.model_validate(card["config"]["model"]).checked("model", allowed_targets)
     preprocessing = Preprocessing.from_dict(card["preprocessing"])
     wanted = {"num_classes": len(card["classes"]), "in_channels": preprocessing.channels}
     network: nn.Module = model.build(

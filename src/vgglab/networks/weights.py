@@ -7,17 +7,14 @@ import zipfile
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from vgglab.errors import InputError
-
-if TYPE_CHECKING:
-    from vgglab.networks.vgg import VGG
 
 PUBLIC = "IMAGENET1K_V1"
 PREFIX = "network."  # of the network's keys in this project's checkpoints
@@ -28,7 +25,7 @@ class WeightsError(InputError):
     """Weights that cannot be read or do not fit; one line that names the file and the reason."""
 
 
-def load_weights(network: "VGG", source: str | Path) -> list[str]:
+def load_weights(network: nn.Module, source: str | Path) -> list[str]:
     """Load weights into the network, in place: all of them, or with an error none.
 
     Args:
@@ -46,7 +43,7 @@ def load_weights(network: "VGG", source: str | Path) -> list[str]:
     path = _public_file(network) if source == PUBLIC else Path(source).expanduser()
     given = read_state_dict(path)
     wanted = network.state_dict()
-    dropped = _last_layer_of_other_classes(network, given, wanted)
+    dropped = _last_layer_of_other_classes(given, wanted)
     unused = {key: given.pop(key) for key in dropped}
     missing = [
         key
@@ -67,8 +64,7 @@ def load_weights(network: "VGG", source: str | Path) -> list[str]:
     ]
     if any(problems):
         raise WeightsError(
-            f"{path} does not fit {network.name} (batch_norm={network.batch_norm}, "
-            f"head={network.head}, width={network.width}): {'; '.join(filter(None, problems))}"
+            f"{path} does not fit {_described(network)}: {'; '.join(filter(None, problems))}"
         )
     network.load_state_dict(given, strict=False)
     if dropped:
@@ -159,16 +155,24 @@ def _reason(error: Exception) -> str:
     return f"torn, or not a file of weights ({type(error).__name__})"
 
 
-def _public_file(network: "VGG") -> Path:
+def _described(network: nn.Module) -> str:
+    """A VGG with the arguments that decide on its shapes, another network by its class."""
+    named = ("name", "batch_norm", "head", "width")
+    values = [f"{name}={getattr(network, name)}" for name in named if hasattr(network, name)]
+    return f"{type(network).__name__}({', '.join(values)})"
+
+
+def _public_file(network: nn.Module) -> Path:
     from torchvision.models import get_model_weights  # a second of imports that few runs need
 
     public = ("vgg11", "vgg13", "vgg16", "vgg19")
-    if network.name not in public:
+    name = getattr(network, "name", None)
+    if name not in public:
         raise WeightsError(
-            f"there are no public weights {PUBLIC} for {network.name}, only for "
+            f"there are no public weights {PUBLIC} for {_described(network)}, only for "
             f"{', '.join(public)}, each with and without batch norm"
         )
-    url = get_model_weights(network.name + "_bn" * network.batch_norm)[PUBLIC].url
+    url = get_model_weights(f"{name}{'_bn' if network.batch_norm else ''}")[PUBLIC].url
     path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
     if path.exists():
         return path
@@ -184,10 +188,10 @@ def _public_file(network: "VGG") -> Path:
 
 
 def _last_layer_of_other_classes(
-    network: "VGG", given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+    given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
 ) -> list[str]:
     """The last layer's keys where it differs from the file's in the number of classes alone."""
-    keys = [f"classifier.{len(network.classifier) - 1}.{part}" for part in ("weight", "bias")]
+    keys = list(wanted)[-2:]  # weight and bias
     if not all(key in given and given[key].ndim == wanted[key].ndim for key in keys):
         return []
     same_classes = len(given[keys[0]]) == len(wanted[keys[0]])

@@ -107,11 +107,9 @@ def summarize(network: nn.Module, input_size: tuple[int, int, int]) -> ModelSumm
     flops = FlopCounterMode(display=False)
     with _left_as_it_was(network, first.device), flops:
         try:
-            # Submodules of a compiled network have no forward pass of their own to look at.
-            with torch.compiler.set_stance("force_eager"):
-                seen = torchinfo.summary(
-                    network, input_data=image, device=first.device, mode="eval", verbose=0
-                ).summary_list
+            seen = torchinfo.summary(
+                network, input_data=image, device=first.device, mode="eval", verbose=0
+            ).summary_list
         except RuntimeError as error:
             cause = error.__cause__
             if not isinstance(cause, RuntimeError | ValueError):

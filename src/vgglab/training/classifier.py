@@ -71,7 +71,7 @@ class Classifier(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) to logits (N, num_classes)."""
-        return self.network(images.contiguous(memory_format=self.memory_format))
+        return self.network(images.to(self.dtype, memory_format=self.memory_format))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # Dropout becomes a function of (seed, epoch, batch, rank): a resumed step draws the same

@@ -20,7 +20,7 @@ from vgglab.networks import load_weights
 from vgglab.networks.weights import read_checkpoint
 from vgglab.reporting.environment import environment, write_json
 from vgglab.reporting.report import write_report
-from vgglab.reporting.summary import summarize
+from vgglab.reporting.summary import ModelSummary, summarize
 from vgglab.reporting.terminal import console, print_result
 from vgglab.training.callbacks import boards
 from vgglab.training.checkpointing import AtomicCheckpointIO, checkpoint_to_resume
@@ -46,9 +46,11 @@ def train(job: TrainConfig) -> dict[str, float]:
     if job.weights is not None and checkpoint is None:
         load_weights(network, job.weights)
     classifier = _classifier(job, data, network)
+    summary = _summary(network, data)
     if trainer.is_global_zero:
         _open(run_dir, job)
-        _introduce(job, data, network, trainer, checkpoint)
+        console.print(summary.table())
+        _introduce(job, data, trainer, checkpoint)
     started = time.monotonic()
     trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint)
     seconds = time.monotonic() - started
@@ -67,6 +69,7 @@ def _quiet() -> None:
     for message in (
         ".*does not have many workers.*",  # images in memory need none
         ".*number of training batches.*is smaller than the logging interval.*",
+        ".*isinstance.treespec, LeafSpec.*",  # of Lightning's own code
         ".*Checkpoint directory .* exists and is not empty.*",
     ):
         warnings.filterwarnings("ignore", message)
@@ -159,6 +162,14 @@ def _classifier(job: TrainConfig, data: ImageDataModule, network: nn.Module) -> 
     )
 
 
+def _summary(network: nn.Module, data: ImageDataModule) -> ModelSummary:
+    preprocessing = data.preprocessing
+    try:
+        return summarize(network, (preprocessing.channels, *preprocessing.size))
+    except ValueError as error:  # the first time that the network sees the images' size
+        raise InputError(f"model and data do not fit: {error}") from error
+
+
 def _open(run_dir: Path, job: TrainConfig) -> None:
     """Write what was asked for and where it runs."""
     try:
@@ -172,15 +183,9 @@ def _open(run_dir: Path, job: TrainConfig) -> None:
 
 
 def _introduce(
-    job: TrainConfig,
-    data: ImageDataModule,
-    network: nn.Module,
-    trainer: Trainer,
-    checkpoint: Path | None,
+    job: TrainConfig, data: ImageDataModule, trainer: Trainer, checkpoint: Path | None
 ) -> None:
     """Say what is about to run."""
-    preprocessing = data.preprocessing
-    console.print(summarize(network, (preprocessing.channels, *preprocessing.size)).table())
     images = ", ".join(f"{len(images):,} {split}" for split, images in data.sets.items())
     per_device = data.batch_size // trainer.world_size
     accumulated = job.trainer.accumulate_grad_batches

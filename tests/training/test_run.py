@@ -1,0 +1,238 @@
+"""A whole run in one process: its folder, its metrics, its resume."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Callback, LightningModule, Trainer
+from tests.conftest import TINY, Compose
+
+from vgglab.config.schema import TrainConfig, parse
+from vgglab.errors import InputError
+from vgglab.training import run as run_module
+from vgglab.training.run import train
+
+
+def job(composed: Compose, *overrides: str, run_dir: Path) -> TrainConfig:
+    return parse(composed("train", *TINY, *overrides, run_dir=run_dir), TrainConfig)
+
+
+def weights(run_dir: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    path = run_dir / "checkpoints" / f"{name}.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    state: dict[str, torch.Tensor] = checkpoint["state_dict"]
+    return state
+
+
+def assert_same_end(left: Path, right: Path) -> None:
+    """Bit-identical weights and optimiser, the same history and result."""
+    ends = [torch.load(f / "checkpoints/last.ckpt", weights_only=True) for f in (left, right)]
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "current_model_state"):
+        assert_same(ends[0].get(key), ends[1].get(key), key)
+    assert history(left) == history(right)
+    assert (left / "metrics.json").read_text() == (right / "metrics.json").read_text()
+
+
+def assert_same(left: object, right: object, path: str) -> None:
+    assert type(left) is type(right), path
+    if isinstance(left, torch.Tensor):
+        assert torch.equal(left, right), path  # type: ignore[arg-type]
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys(), path  # type: ignore[attr-defined]
+        for key in left:
+            assert_same(left[key], right[key], f"{path}.{key}")  # type: ignore[index]
+    elif isinstance(left, list | tuple):
+        for i, pair in enumerate(zip(left, right, strict=True)):  # type: ignore[call-overload]
+            assert_same(*pair, f"{path}.{i}")
+    else:
+        assert left == right, path
+
+
+def history(run_dir: Path) -> list[dict[str, str]]:
+    with (run_dir / "metrics.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    # How fast it went is the one thing that may differ.
+    return [{k: v for k, v in row.items() if not k.startswith("throughput")} for row in rows]
+
+
+class Killed(Exception):
+    """Stands for a power cut."""
+
+
+class KillAt(Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *arguments: object
+    ) -> None:
+        if trainer.global_step == self.step:
+            raise Killed
+
+
+def train_and_kill(killed_job: TrainConfig, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = run_module._callbacks
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "_callbacks", lambda job: [*original(job), KillAt(step)])
+        with pytest.raises(Killed):
+            train(killed_job)
+
+
+def test_the_run_folder_holds_what_the_design_promises(composed: Compose, tmp_path: Path) -> None:
+    result = train(job(composed, run_dir=tmp_path))
+    expected = {
+        ".hydra/config.yaml",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "metrics.csv",
+        "metrics.json",
+        "environment.json",
+        "report.html",
+    }
+    found = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert expected <= found
+    assert any(name.startswith("tensorboard/events") for name in found)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == pytest.approx(result)
+    assert set(result) == {"test/top1", "test/top5", "test/loss"}
+    names = set(history(tmp_path)[0])
+    assert {"step", "epoch", "train/loss", "train/top1", "val/top1", "val/loss", "lr"} <= names
+
+
+def test_it_learns(composed: Compose, tmp_path: Path) -> None:
+    overrides = ("trainer.max_epochs=8", "data.noise=0.1", "optimizer.lr=0.05", "model.dropout=0")
+    assert train(job(composed, *overrides, run_dir=tmp_path))["test/top1"] > 0.9
+
+
+def test_seed_zero_is_a_seed(composed: Compose, tmp_path: Path) -> None:
+    ends = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        torch.manual_seed(len(ends))  # whatever came before must not matter
+        train(job(composed, f"seed={seed}", "test=false", run_dir=tmp_path / name))
+        ends.append(weights(tmp_path / name)["network.classifier.1.weight"])
+    assert torch.equal(ends[0], ends[1])
+    assert not torch.equal(ends[0], ends[2])
+
+
+RESUMED = {
+    "dropout and augmentation": ("model.dropout=0.5", "data.pad=2", "data.flip=true"),
+    "workers": ("data.num_workers=2", "data.pad=2"),
+    "batch norm and mixing": ("model=vgg11_bn", "data.mixup_alpha=0.4", "data.cutmix_alpha=1"),
+    "moving average": ("callbacks=[default,ema]", "callbacks.ema.decay=0.9"),
+    "plateau": ("scheduler=plateau", "scheduler.patience=0", "scheduler.threshold=0.5"),
+    "one cycle": ("scheduler=one_cycle",),
+    "warm-up and cosine": ("scheduler.warmup_epochs=1.5", "optimizer=adamw"),
+    "accumulation": ("trainer.accumulate_grad_batches=2",),
+}
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_a_killed_run_resumes_exactly(
+    case: str, composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = (
+        *RESUMED[case],
+        "trainer.max_epochs=3",
+        "callbacks.last_checkpoint.every_n_epochs=null",
+        "callbacks.last_checkpoint.every_n_train_steps=2",
+    )
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    train(job(composed, *common, run_dir=undisturbed))
+    # Six steps an epoch (three with accumulation): the kill falls in the middle of an epoch, one
+    # step after the last checkpoint.
+    step = 5 if case == "accumulation" else 9
+    train_and_kill(job(composed, *common, run_dir=killed), step, monkeypatch)
+    train(job(composed, *common, "resume=auto", run_dir=killed))
+    assert_same_end(undisturbed, killed)
+
+
+def test_a_run_killed_between_epochs_resumes_exactly(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = ("trainer.max_epochs=3", "scheduler=plateau", "scheduler.patience=0")
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    train(job(composed, *common, run_dir=undisturbed))
+    train_and_kill(job(composed, *common, run_dir=killed), 7, monkeypatch)
+    train(job(composed, *common, "resume=auto", run_dir=killed))
+    assert_same_end(undisturbed, killed)
+
+
+def test_resume_auto_in_an_empty_folder_starts_afresh(composed: Compose, tmp_path: Path) -> None:
+    train(job(composed, "resume=auto", "test=false", run_dir=tmp_path))
+    assert (tmp_path / "checkpoints/last.ckpt").exists()
+
+
+def test_a_used_folder_is_not_overwritten(composed: Compose, tmp_path: Path) -> None:
+    train(job(composed, "test=false", run_dir=tmp_path))
+    before = (tmp_path / "checkpoints/last.ckpt").read_bytes()
+    with pytest.raises(InputError, match="resume=auto continues it"):
+        train(job(composed, "test=false", run_dir=tmp_path))
+    assert (tmp_path / "checkpoints/last.ckpt").read_bytes() == before
+
+
+def test_a_torn_checkpoint_is_passed_over(composed: Compose, tmp_path: Path) -> None:
+    train(job(composed, "test=false", run_dir=tmp_path))
+    last = tmp_path / "checkpoints/last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    train(job(composed, "test=false", "resume=auto", "trainer.max_epochs=3", run_dir=tmp_path))
+    assert torch.load(last, weights_only=True)["epoch"] == 2
+
+
+def test_a_torn_checkpoint_named_by_hand_is_refused(composed: Compose, tmp_path: Path) -> None:
+    torn = tmp_path / "torn.ckpt"
+    torn.write_bytes(b"PK\x03\x04 not much")
+    with pytest.raises(InputError, match=r"torn\.ckpt"):
+        train(job(composed, f"resume={torn}", run_dir=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_checkpoints_of_compiled_networks_have_plain_keys(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The compiler itself is torch's business: its eager backend needs no C++ compiler.
+    compile = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile(self, backend="eager"))
+    train(job(composed, "trainer.compile=true", run_dir=tmp_path))
+    assert not [key for key in weights(tmp_path) if "_orig_mod" in key]
+
+
+def test_early_stopping_stops(composed: Compose, tmp_path: Path) -> None:
+    overrides = (
+        "callbacks=[default,early_stopping]",
+        "callbacks.early_stopping.patience=1",
+        "callbacks.early_stopping.min_delta=1.0",
+        "trainer.max_epochs=9",
+        "test=false",
+    )
+    train(job(composed, *overrides, run_dir=tmp_path))
+    assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 1
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_other_precisions_train(precision: str, composed: Compose, tmp_path: Path) -> None:
+    result = train(job(composed, f"trainer.precision={precision}", run_dir=tmp_path))
+    assert 0 <= result["test/top1"] <= 1
+
+
+def test_weights_start_a_run(composed: Compose, tmp_path: Path) -> None:
+    train(job(composed, "test=false", run_dir=tmp_path / "first"))
+    start = tmp_path / "first/checkpoints/last.ckpt"
+    second = ("optimizer.lr=1e-12", "optimizer.weight_decay=0", f"weights={start}", "seed=5")
+    train(job(composed, *second, "test=false", run_dir=tmp_path / "second"))
+    key = "network.features.0.weight"
+    torch.testing.assert_close(weights(tmp_path / "second")[key], weights(tmp_path / "first")[key])
+
+
+def test_too_few_classes_are_refused_before_anything_is_written(
+    composed: Compose, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="labels 0 to 3"):
+        train(job(composed, "model.num_classes=3", run_dir=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_too_deep_for_the_images_is_refused(composed: Compose, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="too small"):
+        train(job(composed, "data.height=16", "data.width=16", run_dir=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
