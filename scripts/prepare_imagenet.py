@@ -20,6 +20,7 @@ def main(config: DictConfig) -> None:
         from vgglab.data.prepare import prepare_imagenet
 
         prepare_imagenet(Path(job.archives), Path(job.root))
+        print(f"{job.root} is complete and counted: use it with data=imagenet data.root={job.root}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-import gzip
 import hashlib
 import io
 import tarfile
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vgglab.data import progress as progress_module
@@ -200,6 +199,7 @@ def test_hostile_members_are_refused_by_name(tmp_path, member):
     assert [p.name for p in (tmp_path / "deep" / "out").iterdir()] == ["ok"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["..", ".", "a", "b", ""]), min_size=1, max_size=6))
 def test_no_name_leaves_the_folder(tmp_path_factory, parts):
     folder = tmp_path_factory.mktemp("escape")
@@ -227,15 +227,12 @@ def test_too_much_is_refused(tmp_path):
 
 def test_what_is_no_archive_is_one_line(tmp_path):
     (tmp_path / "text.tar").write_text("no archive at all")
-    whole = archive(tmp_path, plain("x", bytes(range(256)) * 500), name="w.tar.gz", mode="w:gz")
-    (tmp_path / "cut.tar.gz").write_bytes(whole.read_bytes()[:-300])
-    spoilt = bytearray(gzip.decompress(whole.read_bytes()))
-    damaged = bytearray(gzip.compress(bytes(spoilt)))
-    damaged[-8] ^= 0xFF  # the CRC at the end
-    (tmp_path / "crc.tar.gz").write_bytes(damaged)
-    for name in ("text.tar", "cut.tar.gz", "crc.tar.gz"):
+    whole = archive(tmp_path, plain("x", DATA), name="whole.tar.gz", mode="w:gz").read_bytes()
+    (tmp_path / "cut.tar.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "spoilt.tar.gz").write_bytes(whole[:500] + bytes(500) + whole[1000:])
+    for name in ("text.tar", "cut.tar.gz", "spoilt.tar.gz"):
         with pytest.raises(InputError, match=f"{name}: broken or incomplete archive"):
-            unpack(tmp_path / name, tmp_path / "out", max_bytes=10**6)
+            unpack(tmp_path / name, tmp_path / "out", max_bytes=10**7)
     with pytest.raises(InputError, match=r"none\.tar: no such file"):
         unpack(tmp_path / "none.tar", tmp_path / "out")
 

@@ -129,6 +129,7 @@ def test_broken_files_are_one_line_that_names_them(tmp_path):
             image_size(tmp_path / name)
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_spoilt_bytes_never_escape_as_another_error(tmp_path):
     """Whatever a damaged header says, the reader gives an image or one line."""
     generator = np.random.default_rng(0)

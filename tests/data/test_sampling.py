@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vgglab.data.images import BatchView, FileImages, TensorImages
@@ -16,6 +16,7 @@ from vgglab.errors import InputError
 SEEDS = st.integers(0, 2**62)
 
 
+@settings(deadline=None)
 @given(parts=st.lists(st.integers(0, 2**62), min_size=1, max_size=4))
 def test_a_derived_seed_is_a_63_bit_number_and_repeatable(parts):
     seed = derive_seed(*parts)
@@ -29,6 +30,7 @@ def test_derived_seeds_are_distinct():
     assert derive_seed(0) != derive_seed(0, 0)
 
 
+@settings(deadline=None)
 @given(seed=SEEDS, epoch=st.integers(0, 1000), size=st.integers(1, 50))
 def test_uniforms_lie_in_the_half_open_interval(seed, epoch, size):
     numbers = uniforms(seed, epoch, torch.arange(size), 3)
@@ -37,6 +39,7 @@ def test_uniforms_lie_in_the_half_open_interval(seed, epoch, size):
     assert bool(((numbers >= 0) & (numbers < 1)).all())
 
 
+@settings(deadline=None)
 @given(seed=SEEDS, epoch=st.integers(0, 1000), data=st.data())
 def test_an_image_gets_the_same_numbers_in_any_batch(seed, epoch, data):
     indices = data.draw(st.lists(st.integers(0, 2**40), min_size=1, max_size=20))
@@ -62,6 +65,7 @@ def test_uniforms_change_with_seed_epoch_and_draw():
         assert float((here == other).float().mean()) < 0.02
 
 
+@settings(deadline=None)
 @given(size=st.integers(1, 300), world=st.integers(1, 8), per=st.integers(1, 9), seed=SEEDS)
 def test_the_ranks_share_out_each_global_batch_of_the_single_process_order(size, world, per, seed):
     def batches(rank, world_size, *, drop_last):
@@ -90,6 +94,7 @@ def test_the_ranks_share_out_each_global_batch_of_the_single_process_order(size,
     assert sorted(seen) == list(range(size))
 
 
+@settings(deadline=None)
 @given(size=st.integers(0, 200), world=st.integers(1, 8), per=st.integers(1, 9))
 def test_evaluation_counts_every_image_once_without_padding(size, world, per):
     seen = []
@@ -113,6 +118,7 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert order(0, 0) != list(range(50))
 
 
+@settings(deadline=None)
 @given(world=st.integers(1, 9), batch=st.integers(1, 64))
 def test_a_batch_is_divided_exactly_or_refused(world, batch):
     if batch % world == 0:

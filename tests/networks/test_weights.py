@@ -143,7 +143,7 @@ def test_what_does_not_fit_is_refused_by_key_and_nothing_loads(tmp_path, source,
         load_weights(target, tmp_path / "w.pth")
     message = str(caught.value)
     assert str(tmp_path / "w.pth") in message
-    assert "does not fit vgg11" in message
+    assert "does not fit VGG(name=vgg11" in message
     assert "\n" not in message
     for problem in problems:
         assert problem in message

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -42,6 +42,13 @@ def test_one_step_has_one_row_and_new_metrics_become_columns(tmp_path: Path) -> 
         "a,b": 7.0,
     }
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_a_metric_logged_twice_at_a_step_has_its_last_value(tmp_path: Path) -> None:
+    history = CSVHistory(str(tmp_path))
+    history.log_metrics({"epoch": 0, "val/top1": 1 / 3}, 0)
+    history.log_metrics({"epoch": 0, "val/top1": 0.5}, 0)
+    assert (tmp_path / "metrics.csv").read_text() == "step,epoch,val/top1\n0,0,0.5\n"
 
 
 def test_resume_drops_what_is_repeated_and_keeps_the_rest_byte_for_byte(tmp_path: Path) -> None:
@@ -84,6 +91,7 @@ def test_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not list(tmp_path.iterdir())
 
 
+@settings(deadline=None)  # it writes files
 @given(
     st.lists(
         st.dictionaries(st.sampled_from("abcd"), st.floats(allow_nan=False), min_size=1),

@@ -33,7 +33,7 @@ def fill(run: Path) -> None:
     (run / ".hydra").mkdir(parents=True)
     config = "name: <b>bold</b>\nmirror: https://example.org/data\n"
     (run / ".hydra" / "config.yaml").write_text(config)
-    (run / ".hydra" / "overrides.yaml").write_text("- optimizer.lr=0.05\n- seed=1\n")
+    (run / ".hydra" / "overrides.yaml").write_text("- optimizer.lr=0.05\n- name=<u>\n")
     (run / "environment.json").write_text(json.dumps(ENVIRONMENT))
     results = {"test/loss": 0.04567, "test/top1": 0.98765, "test/top5": 0.99912}
     (run / "metrics.json").write_text(json.dumps(results))
@@ -90,7 +90,7 @@ def test_the_page_of_a_finished_run_holds_its_numbers(tmp_path: Path) -> None:
         "91.23 % best val/top1 (epoch 1)",
         "git checkout 0123abcd uv run python scripts/train.py",
         "feedbeef",
-        "optimizer.lr=0.05 seed=1",
+        "optimizer.lr=0.05 name=<u>",
         "A Fast One, 8 cores, 32 GiB",
         "Big GPU (80 GiB)",
         "torch 2.15.0",
@@ -106,7 +106,7 @@ def test_the_page_of_a_finished_run_holds_its_numbers(tmp_path: Path) -> None:
 def test_what_people_wrote_is_text_and_not_markup(tmp_path: Path) -> None:
     fill(tmp_path)
     page = Page(write_report(tmp_path).read_text())
-    assert not {"script", "i"} & set(page.tags)
+    assert not {"script", "i", "u"} & set(page.tags)
     for text in ("<script>alert(1)</script>", "<i>cat", "name: <b>bold</b>"):
         assert text in page.text
 

@@ -1,9 +1,8 @@
 """Shapes, parameters and cost of networks, against published numbers."""
 
 import json
-import os
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,6 @@ from torch import Tensor, nn
 from vgglab.errors import InputError
 from vgglab.networks import build_vgg
 from vgglab.reporting.summary import summarize
-
-ROOT = Path(__file__).parents[2]
 
 
 # Parameters: section 2.3 and Table 2 of the paper, to the unit as in torchvision. Multiply-adds
@@ -132,26 +129,21 @@ def test_the_table_fits_eighty_columns_and_hides_activations() -> None:
     assert "relu" not in text
 
 
-def script(*overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    # Rich reads COLUMNS, which differs between the terminals that tests are started from.
-    environment = {k: v for k, v in os.environ.items() if k != "COLUMNS"}
-    command = [sys.executable, str(ROOT / "scripts" / "summarize.py"), *overrides]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=cwd, env=environment
-    )
-
-
-def test_the_script_prints_a_table_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    result = script("model=vgg11", "model.head=compact", "input_size=[3,64,64]", cwd=tmp_path)
+def test_the_script_prints_a_table_and_leaves_nothing_behind(
+    script: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path
+) -> None:
+    result = script("summarize", "model=vgg11", "model.head=compact", "input_size=[3,64,64]")
     assert (result.returncode, result.stderr) == (0, "")
     assert "conv1_1" in result.stdout
     assert "9,733,480 parameters" in result.stdout
     assert not list(tmp_path.iterdir())
 
 
-def test_the_script_prints_nothing_but_json_for_programs(tmp_path: Path) -> None:
+def test_the_script_prints_nothing_but_json_for_programs(
+    script: Callable[..., "subprocess.CompletedProcess[str]"],
+) -> None:
     overrides = ("model=vgg16_bn", "model.head=compact", "model.num_classes=10", "format=json")
-    result = script(*overrides, "input_size=[1,32,32]", cwd=tmp_path)
+    result = script("summarize", *overrides, "input_size=[1,32,32]")
     assert result.returncode == 0
     found = json.loads(result.stdout)
     assert found["rows"][0]["name"] == "conv1_1"
@@ -160,9 +152,11 @@ def test_the_script_prints_nothing_but_json_for_programs(tmp_path: Path) -> None
     assert sum(row["parameters"] for row in found["rows"]) == found["parameters"]
 
 
-def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
-    result = script("input_size=[3,32]", cwd=tmp_path)
-    assert result.returncode == 2
-    assert result.stdout == ""
+def test_bad_input_is_one_line_and_exit_code_2(
+    script: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path
+) -> None:
+    result = script("summarize", "input_size=[3,32]")
+    assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "error: input_size=[3, 32] must be [channels, height, width]\n"
+    assert tmp_path.exists()  # the run folder is the user's own, though empty
     assert not list(tmp_path.iterdir())

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
-from tests.conftest import TINY, Compose
 
+from tests.conftest import TINY, Compose
 from vgglab.config.schema import TrainConfig, parse
 from vgglab.errors import InputError
 from vgglab.training import run as run_module
@@ -57,7 +57,7 @@ def history(run_dir: Path) -> list[dict[str, str]]:
     return [{k: v for k, v in row.items() if not k.startswith("throughput")} for row in rows]
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for a power cut."""
 
 
@@ -69,14 +69,14 @@ class KillAt(Callback):
         self, trainer: Trainer, pl_module: LightningModule, *arguments: object
     ) -> None:
         if trainer.global_step == self.step:
-            raise Killed
+            raise KilledError
 
 
 def train_and_kill(killed_job: TrainConfig, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     original = run_module._callbacks
     with monkeypatch.context() as patch:
         patch.setattr(run_module, "_callbacks", lambda job: [*original(job), KillAt(step)])
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             train(killed_job)
 
 

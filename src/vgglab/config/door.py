@@ -37,7 +37,10 @@ def readable_errors() -> Iterator[None]:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """Remove the folder that Hydra made for a run that never began, and emptied parents."""
+    """Remove the folder that Hydra made for a run that never began, and its emptied parents."""
+    here = Path.cwd()
+    parents = [parent for parent in folder.parents if here in parent.parents]
     with suppress(OSError):
-        for candidate in (folder, *folder.parents[:2]):
-            candidate.rmdir()
+        for candidate in (folder, *parents):
+            if candidate != here:
+                candidate.rmdir()

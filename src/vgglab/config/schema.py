@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pydantic import (
     BaseModel,
@@ -104,11 +105,17 @@ class Job(Section):
     allowed_targets: list[str] = []
     run_dir: str
     _composition: dict[str, str] = PrivateAttr(default={})
+    _is_sweep: bool = PrivateAttr(default=False)
 
     @property
     def composition(self) -> dict[str, str]:
         """What Hydra composed, as texts by file name, for the run's `.hydra` folder."""
         return self._composition
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether this job is one of a `--multirun`."""
+        return self._is_sweep
 
 
 class TrainConfig(Job):
@@ -198,6 +205,7 @@ def parse(config: DictConfig, schema: type[JobT]) -> JobT:
         update={name: _checked(name, value, job.allowed_targets) for name, value in job}
     )
     job._composition = _composition(config)
+    job._is_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     return job
 
 

@@ -7,7 +7,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from gzip import BadGzipFile
+from gzip import BadGzipFile, GzipFile
 from http.client import HTTPException, HTTPResponse
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
@@ -160,6 +160,10 @@ def open_tar(archive: Path | IO[bytes], name: str | None = None) -> Iterator[tar
         if isinstance(archive, Path):
             with tarfile.open(archive) as tar:
                 yield tar
+                if isinstance(tar.fileobj, GzipFile):
+                    # Its checksum stands at the very end, where tarfile does not go by itself.
+                    while tar.fileobj.read(_BLOCK):
+                        pass
         else:
             with tarfile.open(fileobj=archive) as tar:
                 yield tar

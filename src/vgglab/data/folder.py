@@ -135,8 +135,8 @@ class ImageFolder(ImageDataModule):
         folders = filter(None, map(self.split_folder, _SPLIT_NAMES))
         files = [folder / file for folder in folders for file in self._files(folder)[0]]
         size = image_size(files[0])
-        wanted = self.image_size or self.resize_size
-        if wanted and (wanted, wanted) != size:
+        as_stored = self.image_size is None or (self.image_size, self.image_size) == size
+        if self.resize_size is not None or not as_stored:
             return size, f"{files[0]} has {_shown(size)} pixels and would have to be resized"
         if self.in_memory == "auto" and max(size) > _SMALL:
             return size, f"{_shown(size)} pixels are not small"

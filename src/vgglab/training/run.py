@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import nn
 
+from vgglab.cluster.launch import refuse_sweep_that_repeats_itself
 from vgglab.config.schema import AcceleratorConfig, TrainConfig, plain
 from vgglab.data import ImageDataModule
 from vgglab.errors import InputError
@@ -43,6 +44,7 @@ def train(job: TrainConfig) -> dict[str, float]:
     data = _data(job)
     network = _network(job, data)
     trainer = _trainer(job, checkpoint)
+    refuse_sweep_that_repeats_itself(job.is_sweep, trainer)
     if job.weights is not None and checkpoint is None:
         load_weights(network, job.weights)
     classifier = _classifier(job, data, network)
@@ -69,6 +71,7 @@ def _quiet() -> None:
     for message in (
         ".*does not have many workers.*",  # images in memory need none
         ".*number of training batches.*is smaller than the logging interval.*",
+        ".*recommended to use `self.log.*sync_dist=True.*",  # torchmetrics has synchronised already
         ".*isinstance.treespec, LeafSpec.*",  # of Lightning's own code
         ".*Checkpoint directory .* exists and is not empty.*",
     ):

@@ -1,0 +1,23 @@
+"""How the processes of a run are started."""
+
+from lightning import Trainer
+
+from vgglab.errors import InputError
+
+
+def refuse_sweep_that_repeats_itself(is_sweep: bool, trainer: Trainer) -> None:
+    """Refuse `--multirun` where Lightning itself starts the other processes.
+
+    Each child repeats the whole command, and with it the sweep: ranks then train with different
+    hyper-parameters, with exit code 0 (lightning issues 11300 and 18175, hydra issue 2070).
+
+    Raises:
+        InputError: with what works.
+    """
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    starts_children = environment is not None and not environment.creates_processes_externally
+    if is_sweep and trainer.world_size > 1 and starts_children:
+        raise InputError(
+            "--multirun with several processes that Lightning starts would repeat the sweep in "
+            "each of them; sweep with accelerator.devices=1, or start each run by itself"
+        )

@@ -1,0 +1,86 @@
+"""The commands of the README and of the experiment files."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tests.conftest import ROOT, Script
+
+SCRIPT = re.compile(r"^(?:uv run )?scripts/(\w+)\.py(.*?)(?:\s+#.*)?$")
+
+
+def commands(text: str) -> list[tuple[str, list[str]]]:
+    """Script and arguments of every command line in a text."""
+    found = [SCRIPT.match(line.strip()) for line in text.splitlines()]
+    return [(match[1], shlex.split(match[2])) for match in found if match]
+
+
+def documented() -> list[tuple[str, list[str]]]:
+    readme = commands((ROOT / "README.md").read_text(encoding="utf-8"))
+    files = sorted((ROOT / "conf").rglob("*.yaml"))
+    heads = [line.removeprefix("# ") for path in files for line in path.read_text().splitlines()]
+    return readme + commands("\n".join(heads))
+
+
+def experiments() -> list[str]:
+    return sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))
+
+
+def test_the_readme_opens_with_the_two_commands() -> None:
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    assert blocks[0] == "pip install uv && uv run scripts/train.py\n"
+    assert blocks[1] == "pip install uv && uv run pytest\n"
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_an_experiment_opens_with_its_command(name: str) -> None:
+    text = (ROOT / f"conf/experiment/{name}.yaml").read_text(encoding="utf-8")
+    command = commands(text.replace("# ", ""))[0]
+    assert command[0] == "train"
+    assert name == "digits" or f"experiment={name}" in command[1]
+
+
+def test_the_readme_names_every_script_and_group() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in (ROOT / "scripts").glob("*.py"):
+        assert path.name in readme
+    for folder in (ROOT / "conf").iterdir():
+        if folder.is_dir() and folder.name not in ("hydra", "local", "loss"):
+            assert f"`{folder.name}`" in readme
+    for name in experiments():
+        assert f"`{name}`" in readme
+
+
+@pytest.mark.parametrize("command", documented(), ids=lambda c: " ".join([c[0], *c[1]])[:80])
+def test_a_documented_command_composes(command: tuple[str, list[str]], script: Script) -> None:
+    name, arguments = command
+    if "--multirun" in arguments:
+        arguments = [argument.split(",")[0] for argument in arguments if argument[0] != "-"]
+    if "--cfg" not in arguments and "--help" not in arguments:
+        arguments = [*arguments, "--cfg", "job"]
+    done = script(name, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "run_dir:" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_readmes_story_runs(script: Script, tmp_path: Path) -> None:
+    """Train, resume, evaluate, predict and summarise with the README's own words, cut short."""
+    (tmp_path / "photos").mkdir()
+    Image.effect_noise((20, 30), 64).save(tmp_path / "photos/noise.png")
+    ran = set()
+    for name, arguments in commands((ROOT / "README.md").read_text(encoding="utf-8")):
+        line = " ".join(arguments)
+        if name == "train" and "hydra.run.dir=logs/mine" not in line:
+            continue
+        if name == "train":
+            epochs = 2 if "resume=auto" in line else 1
+            arguments = [*arguments, f"trainer.max_epochs={epochs}"]
+        elif "/data/" in line or name == "summarize":
+            continue
+        done = script(name, *arguments)
+        assert done.returncode == 0, f"{name} {line}: {done.stderr}"
+        ran.add((name, "resume=auto" in line))
+    assert ran == {("train", False), ("train", True), ("evaluate", False), ("predict", False)}
