@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+
 from tests.conftest import ROOT, Script
 
 SCRIPT = re.compile(r"^(?:uv run )?scripts/(\w+)\.py(.*?)(?:\s+#.*)?$")

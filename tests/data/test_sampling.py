@@ -164,6 +164,19 @@ def test_a_resumed_loader_gives_exactly_what_remained(workers, done):
     assert first + rest == list(epochs(loader(0), 0, 3))
 
 
+def test_a_resumed_loader_can_be_interrupted_again():
+    whole = list(epochs(loader(0), 0, 1))
+    seen, state = [], {"epoch": 0, "batches": 0}
+    for _ in range(2):
+        resumed = loader(0)
+        resumed.load_state_dict(state)
+        stream = epochs(resumed, 0, 1)
+        seen += [next(stream), next(stream)]
+        state = resumed.state_dict()
+    assert state == {"epoch": 0, "batches": 4}
+    assert seen == whole[:4]
+
+
 def test_making_an_iterator_leaves_the_global_random_stream_alone():
     torch.manual_seed(0)
     expected = torch.rand(3)

@@ -152,8 +152,8 @@ class EvaluateConfig(Job):
 
     checkpoint: str | None
     weights: str | None
-    model: Network | None
-    data: Data | None
+    model: Network | None = None
+    data: Data | None = None
     batch_size: PositiveInt | None
     seed: NonNegativeInt
     protocol: Literal["center_crop"]

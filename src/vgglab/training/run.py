@@ -21,7 +21,7 @@ from vgglab.networks import load_weights
 from vgglab.networks.weights import read_checkpoint
 from vgglab.reporting.environment import environment, write_json
 from vgglab.reporting.report import write_report
-from vgglab.reporting.summary import ModelSummary, summarize
+from vgglab.reporting.summary import summarize
 from vgglab.reporting.terminal import console, print_result
 from vgglab.training.callbacks import boards
 from vgglab.training.checkpointing import AtomicCheckpointIO, checkpoint_to_resume
@@ -48,7 +48,8 @@ def train(job: TrainConfig) -> dict[str, float]:
     if job.weights is not None and checkpoint is None:
         load_weights(network, job.weights)
     classifier = _classifier(job, data, network)
-    summary = _summary(network, data)
+    preprocessing = data.preprocessing
+    summary = summarize(network, (preprocessing.channels, *preprocessing.size))
     if trainer.is_global_zero:
         _open(run_dir, job)
         console.print(summary.table())
@@ -84,7 +85,8 @@ def _data(job: TrainConfig) -> ImageDataModule:
         # Before anything is written, so that a missing folder costs nothing; one process a node
         # downloads, the others find the files when Lightning lets them continue.
         data.prepare_data()
-        data.setup("fit")
+        for stage in ("fit", "test") if job.test else ("fit",):
+            data.setup(stage)
     return data
 
 
@@ -163,14 +165,6 @@ def _classifier(job: TrainConfig, data: ImageDataModule, network: nn.Module) -> 
             "preprocessing": data.preprocessing.to_dict(),
         },
     )
-
-
-def _summary(network: nn.Module, data: ImageDataModule) -> ModelSummary:
-    preprocessing = data.preprocessing
-    try:
-        return summarize(network, (preprocessing.channels, *preprocessing.size))
-    except ValueError as error:  # the first time that the network sees the images' size
-        raise InputError(f"model and data do not fit: {error}") from error
 
 
 def _open(run_dir: Path, job: TrainConfig) -> None:
