@@ -224,15 +224,32 @@ def test_weights_start_a_run(composed: Compose, tmp_path: Path) -> None:
     torch.testing.assert_close(weights(tmp_path / "second")[key], weights(tmp_path / "first")[key])
 
 
-def test_too_few_classes_are_refused_before_anything_is_written(
-    composed: Compose, tmp_path: Path
+REFUSED = {
+    "labels outside": ("model.num_classes=3", "labels 0 to 3"),
+    "too deep for the images": ("data.height=16", "too small"),
+    "batch over set": ("data.batch_size=50", r"data\.batch_size=50 .*48 images"),
+    "negative rate": ("optimizer.lr=-1", "optimizer: Invalid learning rate"),
+    "no weights": ("weights=nowhere.pth", r"nowhere\.pth"),
+    "no GPU": ("accelerator=gpu", "accelerator"),
+    "a setting out of bounds": (
+        "scheduler=one_cycle scheduler.initial_divisor=0",
+        "initial_divisor",
+    ),
+    "no folder": ("data=image_folder data.root=nowhere", "nowhere"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_refused_before_anything_is_written(
+    case: str, composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputError, match="labels 0 to 3"):
-        train(job(composed, "model.num_classes=3", run_dir=tmp_path / "run"))
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_network_too_deep_for_the_images_is_refused(composed: Compose, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="too small"):
-        train(job(composed, "data.height=16", "data.width=16", run_dir=tmp_path / "run"))
+    overrides, message = REFUSED[case]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    tiny = [o for o in TINY if "image_folder" not in overrides or not o.startswith("data")]
+    with pytest.raises(InputError, match=message):
+        train(
+            parse(
+                composed("train", *tiny, *overrides.split(), run_dir=tmp_path / "run"), TrainConfig
+            )
+        )
     assert not (tmp_path / "run").exists()

@@ -16,6 +16,7 @@ from torch import nn
 from vgglab.cluster.launch import refuse_sweep_that_repeats_itself
 from vgglab.config.schema import AcceleratorConfig, TrainConfig, plain
 from vgglab.data import ImageDataModule
+from vgglab.data.sampling import per_device_batch_size
 from vgglab.errors import InputError
 from vgglab.networks import load_weights
 from vgglab.networks.weights import read_checkpoint
@@ -26,6 +27,8 @@ from vgglab.reporting.terminal import console, print_result
 from vgglab.training.callbacks import boards
 from vgglab.training.checkpointing import AtomicCheckpointIO, checkpoint_to_resume
 from vgglab.training.classifier import Classifier
+from vgglab.training.optim import parameter_groups
+from vgglab.training.schedules import Horizon
 
 
 def train(job: TrainConfig) -> dict[str, float]:
@@ -48,6 +51,7 @@ def train(job: TrainConfig) -> dict[str, float]:
     if job.weights is not None and checkpoint is None:
         load_weights(network, job.weights)
     classifier = _classifier(job, data, network)
+    _rehearse(classifier, data, trainer)
     preprocessing = data.preprocessing
     summary = summarize(network, (preprocessing.channels, *preprocessing.size))
     if trainer.is_global_zero:
@@ -167,6 +171,15 @@ def _classifier(job: TrainConfig, data: ImageDataModule, network: nn.Module) -> 
     )
 
 
+def _rehearse(classifier: Classifier, data: ImageDataModule, trainer: Trainer) -> None:
+    """Make what Lightning makes only after the run's folder is written: refusals come now."""
+    per_device_batch_size(data.batch_size, trainer.world_size)
+    if data.sets:
+        data.train_dataloader()
+    groups = parameter_groups(classifier.network, decay_norm_and_bias=True)
+    classifier.make_schedule(classifier.make_optimizer(groups), Horizon(1000, 10))
+
+
 def _open(run_dir: Path, job: TrainConfig) -> None:
     """Write what was asked for and where it runs."""
     try:
@@ -184,9 +197,8 @@ def _introduce(
 ) -> None:
     """Say what is about to run."""
     images = ", ".join(f"{len(images):,} {split}" for split, images in data.sets.items())
-    per_device = data.batch_size // trainer.world_size
     accumulated = job.trainer.accumulate_grad_batches
-    batch = f"{data.batch_size} = {trainer.world_size} x {per_device}"
+    batch = f"{data.batch_size} = {trainer.world_size} x {data.batch_size // trainer.world_size}"
     if accumulated > 1:
         batch += f", {accumulated} of them an optimiser step"
     device = trainer.strategy.root_device
@@ -194,7 +206,7 @@ def _introduce(
         f"{job.name}: {images} images of {len(data.classes)} classes; batch {batch} on {device}"
     )
     if checkpoint is not None:
-        console.print(f"continues from {checkpoint}")
+        console.print(f"continues from {_shown(checkpoint)}")
 
 
 def _test(
