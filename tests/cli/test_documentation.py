@@ -9,7 +9,8 @@ from PIL import Image
 
 from tests.conftest import ROOT, Script
 
-SCRIPT = re.compile(r"^(?:uv run )?scripts/(\w+)\.py(.*?)(?:\s+#.*)?$")
+# A command's words are settings or options; a sentence that begins with a script's name is none.
+SCRIPT = re.compile(r"^(?:uv run )?scripts/(\w+)\.py((?:\s+(?:-|\S+=)\S*|\s+job)*)(?:\s+#.*)?$")
 
 
 def commands(text: str) -> list[tuple[str, list[str]]]:

@@ -163,6 +163,13 @@ def test_resume_auto_in_an_empty_folder_starts_afresh(composed: Compose, tmp_pat
     assert (tmp_path / "checkpoints/last.ckpt").exists()
 
 
+def test_a_finished_run_can_go_on_longer(composed: Compose, tmp_path: Path) -> None:
+    cycle = ("scheduler=one_cycle", "test=false")
+    train(job(composed, *cycle, run_dir=tmp_path))
+    train(job(composed, *cycle, "resume=auto", "trainer.max_epochs=4", run_dir=tmp_path))
+    assert [row["step"] for row in history(tmp_path)] == [str(step) for step in range(24)]
+
+
 def test_a_used_folder_is_not_overwritten(composed: Compose, tmp_path: Path) -> None:
     train(job(composed, "test=false", run_dir=tmp_path))
     before = (tmp_path / "checkpoints/last.ckpt").read_bytes()

@@ -1,6 +1,7 @@
 """Schedules against torch's own, and the properties their settings promise."""
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -61,13 +62,21 @@ def test_step_counted_in_steps_falls_at_the_same_epochs() -> None:
     assert found.index(pytest.approx(LR / 10)) == 25
 
 
-def test_one_cycle_is_torchs_and_ends_where_it_must() -> None:
+@pytest.mark.parametrize("anneal", ["cos", "linear"])
+@given(total=st.integers(8, 60), fraction=st.floats(0.2, 0.8))
+def test_one_cycle_is_torchs(anneal: Literal["cos", "linear"], total: int, fraction: float) -> None:
     ours, theirs = optimizer(), optimizer()
-    schedule = schedules.one_cycle(ours, Horizon(40, 10), warmup_fraction=0.25)
-    reference = OneCycleLR(theirs, LR, total_steps=40, pct_start=0.25, cycle_momentum=False)
-    found = moved(schedule, ours, 39)
-    assert found == pytest.approx(rates(theirs, reference, 39))
-    assert max(found) == pytest.approx(LR)
+    schedule = schedules.one_cycle(ours, Horizon(total, 1), warmup_fraction=fraction, anneal=anneal)
+    reference = OneCycleLR(
+        theirs,
+        LR,
+        total_steps=total,
+        pct_start=fraction,
+        anneal_strategy=anneal,
+        cycle_momentum=False,
+    )
+    expected = rates(theirs, reference, total - 1)
+    assert moved(schedule, ours, total - 1) == pytest.approx(expected, rel=1e-6)
 
 
 @given(

@@ -1,7 +1,8 @@
 """Learning-rate schedules with warm-up, per step or per epoch.
 
 A schedule is a function of an optimiser and a horizon; its keyword arguments are its settings. All
-but plateau and one-cycle are a closed formula of the position, so a resumed run needs no history.
+but plateau are a closed formula of the position, so a resumed run needs no history and may be
+longer than it was.
 """
 
 import math
@@ -12,7 +13,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 Interval = Literal["step", "epoch"]
 Positive = Annotated[float, Gt(0)]
@@ -179,18 +180,24 @@ def one_cycle(
     final_divisor: Positive = 1e4,
     anneal: Literal["cos", "linear"] = "cos",
 ) -> Schedule:
-    """torch's OneCycleLR up to the configured rate and down again (arXiv 1708.07120).
+    """Up to the configured rate and down again, a step at a time (arXiv 1708.07120).
 
-    The momentum stays as the optimiser has it.
+    The rates of torch's OneCycleLR, which itself cannot continue a run past its first length. The
+    momentum stays as the optimiser has it.
     """
-    scheduler = OneCycleLR(
-        optimizer,
-        max_lr=[group["lr"] for group in optimizer.param_groups],
-        total_steps=horizon.total_steps,
-        pct_start=warmup_fraction,
-        div_factor=initial_divisor,
-        final_div_factor=final_divisor,
-        anneal_strategy=anneal,
-        cycle_momentum=False,
-    )
-    return Schedule(scheduler, "step")
+    last = horizon.total_steps - 1
+    top = max(warmup_fraction * horizon.total_steps - 1, 1e-9)
+    first, final = 1 / initial_divisor, 1 / (initial_divisor * final_divisor)
+
+    def between(start: float, end: float, progress: float) -> float:
+        progress = min(progress, 1.0)
+        if anneal == "cos":
+            progress = (1 - math.cos(math.pi * progress)) / 2
+        return start + (end - start) * progress
+
+    def ratio(position: int) -> float:
+        if position <= top:
+            return between(first, 1.0, position / top)
+        return between(1.0, final, (position - top) / max(last - top, 1e-9))
+
+    return Schedule(LambdaLR(optimizer, ratio), "step")
