@@ -26,6 +26,14 @@ def test_a_run_ends_with_its_result_and_where_to_look(script: Script, tmp_path: 
     assert done.stderr == ""
 
 
+@pytest.mark.slow
+def test_the_default_experiment_reaches_its_score(script: Script, tmp_path: Path) -> None:
+    done = script("train", "accelerator=cpu")
+    assert done.returncode == 0, done.stderr
+    (run,) = runs(tmp_path)
+    assert json.loads((run / "metrics.json").read_text())["test/top1"] >= 0.985
+
+
 def test_output_in_a_file_is_plain_and_short(script: Script) -> None:
     done = script("train", *TINY, "trainer.max_epochs=3", "test=false")
     assert "\x1b" not in done.stdout

@@ -30,6 +30,19 @@ from vgglab.training.classifier import Classifier
 from vgglab.training.optim import parameter_groups
 from vgglab.training.schedules import Horizon
 
+# What TensorBoard's HPARAMS page compares runs by.
+_HYPERPARAMETERS = (
+    "model",
+    "optimizer",
+    "scheduler",
+    "loss",
+    "data",
+    "trainer",
+    "seed",
+    "weights",
+    "decay_norm_and_bias",
+)
+
 
 def train(job: TrainConfig) -> dict[str, float]:
     """Fit, then test with the best checkpoint.
@@ -224,8 +237,9 @@ def _conclude(
     run_dir: Path, job: TrainConfig, trainer: Trainer, result: dict[str, float], seconds: float
 ) -> None:
     write_json(run_dir / "metrics.json", result)
+    settings = {name: value for name, value in plain(job).items() if name in _HYPERPARAMETERS}
     for board in boards(trainer):
-        board.log_result(plain(job), result)
+        board.log_result(settings, result)
         board.finalize("success")
     write_report(run_dir)
     print_result(
