@@ -75,7 +75,7 @@ def test_without_augmentation_images_stay_as_they_are():
     assert augmentation.shift_and_flip(images, 0, torch.arange(3)) is images
     floats = images.float()
     labels = torch.tensor([0, 1, 1])
-    assert augmentation.mix(floats, labels, (0,)) == (floats, labels)
+    assert augmentation.mix(floats, labels, 0) == (floats, labels)
 
 
 @pytest.mark.parametrize("alpha", [{"mixup_alpha": 0.4}, {"cutmix_alpha": 1.0}])
@@ -83,13 +83,13 @@ def test_mixing_weighs_labels_and_is_fixed_by_its_key(alpha):
     images, labels = random_images(8).float(), torch.arange(8) % 4
     augmentation = Augmentation(seed=0, num_classes=4, **alpha)
     before = torch.get_rng_state()
-    mixed, weights = augmentation.mix(images, labels, (0, 1))
+    mixed, weights = augmentation.mix(images, labels, 1)
     assert torch.equal(torch.get_rng_state(), before)
     assert weights.shape == (8, 4)
     assert torch.allclose(weights.sum(1), torch.ones(8))
-    again, _ = augmentation.mix(images, labels, (0, 1))
+    again, _ = augmentation.mix(images, labels, 1)
     assert torch.equal(mixed, again)
-    others = [augmentation.mix(images, labels, (0, key))[0] for key in range(2, 6)]
+    others = [augmentation.mix(images, labels, key)[0] for key in range(2, 6)]
     assert any(not torch.equal(mixed, other) for other in others)
 
 

@@ -1,5 +1,6 @@
 """Images in folders, `root/split/class/image`: files when they are large, one tensor when small."""
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -8,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Gt, Len
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from vgglab.data.decoding import IMAGE_SUFFIXES, decode, image_size
@@ -16,6 +17,9 @@ from vgglab.data.images import FileImages, ImageSet, TensorImages
 from vgglab.data.module import Count, ImageDataModule
 from vgglab.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, TrainCrop
 from vgglab.errors import InputError
+
+# Not Lightning's `rank_zero_info`: a run silences that logger.
+_notice = rank_zero_only(logging.getLogger(__name__).warning)
 
 _SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _SMALL = 64  # pixels a side, up to which `in_memory=auto` keeps images
@@ -160,7 +164,7 @@ class ImageFolder(ImageDataModule):
             folder = self.split_folder("val")
             if folder is None:
                 raise InputError(f"data.root={self.tree}: no test and no val folder to test on")
-            rank_zero_info(f"{self.tree} has no test folder: {folder} is the test set")
+            _notice(f"{self.tree} has no test folder: {folder} is the test set")
         if folder is None:
             self.class_folders  # noqa: B018 - says what is missing
             raise AssertionError("a tree with classes has a train folder")
@@ -184,7 +188,7 @@ class ImageFolder(ImageDataModule):
                 endings = " ".join(sorted(IMAGE_SUFFIXES))
                 raise InputError(f"{folder / name}: no images ({endings}) in it{also}")
             if others:
-                rank_zero_info(f"{folder / name}: {len(others)} files are no images ({others[0]})")
+                _notice(f"{folder / name}: {len(others)} files are no images ({others[0]})")
             files += found
             counts.append(len(found))
         labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))

@@ -29,6 +29,8 @@ class Batch(NamedTuple):
     indices: Tensor
     """(N,) int64, indices in the set."""
     epoch: int
+    seed: int
+    """Of what is drawn for the batch as a whole; from its epoch and images."""
 
 
 class ImageSet(ABC):
@@ -142,7 +144,9 @@ class BatchView(Dataset[Batch]):
             pixels = self.images.images[indices]
         else:
             pixels = torch.stack([self._transformed(key) for key in keys])
-        return Batch(pixels, self.images.labels[indices], indices, keys[0].epoch)
+        epoch = keys[0].epoch
+        seed = derive_seed(self.seed, epoch, *(key.image for key in keys[:2]))
+        return Batch(pixels, self.images.labels[indices], indices, epoch, seed)
 
     def _transformed(self, key: Key) -> Tensor:
         image = self.images.image(key.image)

@@ -14,7 +14,6 @@ from vgglab.data.images import Batch, BatchView, ImageSet
 from vgglab.data.sampling import (
     ResumableLoader,
     ShardedBatches,
-    derive_seed,
     per_device_batch_size,
 )
 from vgglab.data.transforms import Augmentation, Preprocessing, TrainCrop, train_crop
@@ -144,14 +143,9 @@ class ImageDataModule(LightningDataModule):
             raise InputError(f"{type(self).__name__} has no {split} images")
         return images
 
-    @property
-    def device_batch_size(self) -> int:
-        """Images one process gets a step."""
-        return per_device_batch_size(self.batch_size, self._world()[1])
-
     def train_dataloader(self) -> ResumableLoader:
         rank, world_size = self._world()
-        self.device_batch_size  # noqa: B018 - refuses a batch that cannot be divided
+        per_device_batch_size(self.batch_size, world_size)  # refuses what cannot be divided
         train = self.sets["train"]
         if len(train) < self.batch_size:
             raise InputError(
@@ -217,8 +211,4 @@ class ImageDataModule(LightningDataModule):
         augmentation = self.augmentation
         images = augmentation.shift_and_flip(batch.images, batch.epoch, batch.indices)
         images = self.preprocessing.normalize(images)
-        if not (self.mixup_alpha or self.cutmix_alpha):
-            return images, batch.labels
-        rank, _ = self._world()
-        key = (batch.epoch, derive_seed(*batch.indices[:2].tolist()), rank)
-        return augmentation.mix(images, batch.labels, key)
+        return augmentation.mix(images, batch.labels, batch.seed)

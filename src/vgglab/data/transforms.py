@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from vgglab.data.sampling import derive_seed, uniforms
+from vgglab.data.sampling import uniforms
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's, of images scaled to 0..1
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -130,13 +130,13 @@ class Augmentation:
         numbers = uniforms(self.seed, epoch, indices, 3)
         return pad_crop_flip(images, numbers, pad=self.pad, flip=self.flip)
 
-    def mix(self, images: Tensor, labels: Tensor, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    def mix(self, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """MixUp or CutMix, chosen with equal chance where both are on.
 
         Args:
             images: (N, C, H, W) float.
             labels: (N,) int64.
-            key: integers that name this batch; they and the seed fix the outcome.
+            seed: the batch's; it fixes the outcome.
 
         Returns:
             The images, and (N, classes) label weights; the labels as they came where both are off.
@@ -150,6 +150,6 @@ class Augmentation:
             return images, labels
         with torch.random.fork_rng(devices=[]):
             # `torch.manual_seed` would restart the GPUs' streams too, and with them dropout.
-            torch.default_generator.manual_seed(derive_seed(self.seed, *key))
+            torch.default_generator.manual_seed(seed)
             mixed: tuple[Tensor, Tensor] = v2.RandomChoice(choices)(images, labels)
         return mixed
