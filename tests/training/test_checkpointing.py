@@ -51,6 +51,7 @@ def test_auto_takes_the_most_trained_readable_one(tmp_path: Path) -> None:
     save(tmp_path / "last.ckpt", 30)
     assert checkpoint_to_resume("auto", tmp_path) == tmp_path / "last.ckpt"
     save(tmp_path / "best.ckpt", 30)
+    os.utime(tmp_path / "last.ckpt")
     assert checkpoint_to_resume("auto", tmp_path) == tmp_path / "last.ckpt"
     (tmp_path / "last.ckpt").write_bytes((tmp_path / "last.ckpt").read_bytes()[:-100])
     assert checkpoint_to_resume("auto", tmp_path) == tmp_path / "best.ckpt"

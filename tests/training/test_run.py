@@ -9,8 +9,9 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from tests.conftest import TINY, Compose
-from vgglab.config.schema import TrainConfig, parse
+from vgglab.config.schema import EvaluateConfig, TrainConfig, parse
 from vgglab.errors import InputError
+from vgglab.evaluation.evaluate import evaluate
 from vgglab.training import run as run_module
 from vgglab.training.run import train
 
@@ -158,6 +159,62 @@ def test_a_run_killed_between_epochs_resumes_exactly(
     assert_same_end(undisturbed, killed)
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
+def test_a_checkpoint_at_an_epochs_last_step_resumes_exactly(
+    schedule: str, composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = (
+        "trainer.max_epochs=3",
+        f"scheduler={schedule}",
+        "callbacks.last_checkpoint.every_n_epochs=null",
+        "callbacks.last_checkpoint.every_n_train_steps=6",  # an epoch's
+    )
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    train(job(composed, *common, run_dir=undisturbed))
+    train_and_kill(job(composed, *common, run_dir=killed), 8, monkeypatch)
+    train(job(composed, *common, "resume=auto", run_dir=killed))
+    assert_same_end(undisturbed, killed)
+
+
+def test_a_moving_average_is_what_is_tested(composed: Compose, tmp_path: Path) -> None:
+    ema = ("callbacks=[default,ema]", "callbacks.ema.decay=0.9")
+    result = train(job(composed, *ema, run_dir=tmp_path / "run"))
+    checkpoint = tmp_path / "run/checkpoints/best.ckpt"
+    config = composed("evaluate", f"checkpoint={checkpoint}", run_dir=tmp_path / "evaluation")
+    assert evaluate(parse(config, EvaluateConfig)) == pytest.approx(result, rel=1e-5)
+    content = torch.load(checkpoint, weights_only=True)
+    key = "network.features.0.weight"
+    assert not torch.equal(content["state_dict"][key], content["current_model_state"][key])
+
+
+@pytest.mark.parametrize(
+    "change", ["model=vgg13", "optimizer=adamw", "optimizer.lr=0.5", "data.pad=3", "seed=4"]
+)
+def test_a_resumed_run_keeps_its_configuration(
+    change: str, composed: Compose, tmp_path: Path
+) -> None:
+    train(job(composed, "test=false", "trainer.max_epochs=1", run_dir=tmp_path))
+    before = (tmp_path / ".hydra/config.yaml").read_text()
+    with pytest.raises(InputError, match=r"was trained with .*weights= starts a new one"):
+        train(job(composed, "resume=auto", change, run_dir=tmp_path))
+    assert (tmp_path / ".hydra/config.yaml").read_text() == before
+
+
+@pytest.mark.parametrize(
+    "monitored",
+    [
+        "scheduler=plateau scheduler.monitor=val/acc",
+        "callbacks=[default,early_stopping] callbacks.early_stopping.monitor=val/acc",
+        "callbacks.best_checkpoint.monitor=val/acc",
+    ],
+)
+def test_a_metric_that_is_not_there_is_bad_input(
+    monitored: str, composed: Compose, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="val/acc"):
+        train(job(composed, *monitored.split(), run_dir=tmp_path))
+
+
 def test_resume_auto_in_an_empty_folder_starts_afresh(composed: Compose, tmp_path: Path) -> None:
     train(job(composed, "resume=auto", "test=false", run_dir=tmp_path))
     assert (tmp_path / "checkpoints/last.ckpt").exists()
@@ -232,6 +289,10 @@ def test_weights_start_a_run(composed: Compose, tmp_path: Path) -> None:
 
 
 REFUSED = {
+    "more classes than labels": ("model.num_classes=20", "4 classes"),
+    "impossible loss": ("loss.label_smoothing=2", "loss: .*label_smoothing"),
+    "half precision": ("accelerator=auto trainer.precision=16-mixed", "bf16-mixed"),
+    "warm-up over the run": ("scheduler=plateau scheduler.warmup_epochs=5", "leaves nothing"),
     "labels outside": ("model.num_classes=3", "labels 0 to 3"),
     "too deep for the images": ("data.height=16", "too small"),
     "batch over set": ("data.batch_size=50", r"data\.batch_size=50 .*48 images"),

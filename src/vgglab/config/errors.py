@@ -47,12 +47,25 @@ def explain(error: BaseException) -> str | None:
         return _one_line(str(error))
     if isinstance(error, ValueError) and _raised_in_hydra(error):
         return _one_line(str(error))  # such as model=null
+    if isinstance(error, OSError) and _raised_while_hydra_prepares(error):
+        return _one_line(str(error))  # such as a hydra.run.dir that cannot be made
     return None
 
 
+def _modules(error: BaseException) -> list[str]:
+    """The modules that the error came through, the one that raised it last."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return [str(frame.f_globals.get("__name__")) for frame, _ in frames]
+
+
 def _raised_in_hydra(error: BaseException) -> bool:
-    frames = list(traceback.walk_tb(error.__traceback__))
-    return bool(frames) and str(frames[-1][0].f_globals.get("__name__")).startswith("hydra.")
+    return bool(modules := _modules(error)) and modules[-1].startswith("hydra.")
+
+
+def _raised_while_hydra_prepares(error: BaseException) -> bool:
+    modules = [name for name in _modules(error) if name != "vgglab.config.door"]
+    through_hydra = any(name.startswith("hydra.") for name in modules)
+    return through_hydra and not any(name.startswith("vgglab.") for name in modules)
 
 
 def explain_validation(error: "ValidationError", schema: "type[BaseModel]") -> str:

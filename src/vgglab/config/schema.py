@@ -1,7 +1,7 @@
 """The typed schema of conf/: one model a script, checked as a whole before anything is built."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
@@ -122,7 +123,7 @@ class TrainConfig(Job):
     """conf/train.yaml"""
 
     name: str | None
-    seed: NonNegativeInt
+    seed: Annotated[int, Field(ge=0, lt=2**32)]  # numpy takes no more
     resume: str | None
     weights: str | None
     test: bool
@@ -157,7 +158,7 @@ class EvaluateConfig(Job):
     batch_size: PositiveInt | None
     seed: NonNegativeInt
     protocol: Literal["center_crop"]
-    accelerator: AcceleratorConfig
+    device: Literal["auto", "cpu", "gpu", "mps"]
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
@@ -169,7 +170,7 @@ class PredictConfig(Job):
     top: PositiveInt
     batch_size: PositiveInt
     format: Literal["table", "json", "csv"]
-    accelerator: AcceleratorConfig
+    device: Literal["auto", "cpu", "gpu", "mps"]
 
 
 class SummarizeConfig(Job):

@@ -164,7 +164,10 @@ class ImageFolder(ImageDataModule):
             folder = self.split_folder("val")
             if folder is None:
                 raise InputError(f"data.root={self.tree}: no test and no val folder to test on")
-            _notice(f"{self.tree} has no test folder: {folder} is the test set")
+            _notice(
+                f"{self.tree} has no test folder: {folder} is the test set"
+                + ("" if self.validation == "split" else ", and the validation set too")
+            )
         if folder is None:
             self.class_folders  # noqa: B018 - says what is missing
             raise AssertionError("a tree with classes has a train folder")

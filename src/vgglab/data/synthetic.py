@@ -32,7 +32,7 @@ class Synthetic(ImageDataModule):
     def __init__(
         self,
         *,
-        num_classes: Count = 10,
+        num_classes: Annotated[int, Ge(2)] = 10,
         channels: Count = 3,
         height: Count = 32,
         width: Count = 32,

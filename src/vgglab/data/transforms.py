@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -44,14 +45,12 @@ class Preprocessing:
 
     def normalize(self, images: Tensor) -> Tensor:
         """(N, C, H, W) uint8 to float32 with the training set's mean and deviation taken out."""
-        mean = torch.tensor(self.mean, device=images.device).view(-1, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(-1, 1, 1)
+        mean, std = _per_channel(self.mean, images.device), _per_channel(self.std, images.device)
         return (images.float() / 255 - mean) / std
 
     def denormalize(self, images: Tensor) -> Tensor:
         """The inverse of `normalize`, as (N, C, H, W) uint8, for people to look at."""
-        mean = torch.tensor(self.mean, device=images.device).view(-1, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(-1, 1, 1)
+        mean, std = _per_channel(self.mean, images.device), _per_channel(self.std, images.device)
         return ((images.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,6 +63,12 @@ class Preprocessing:
             k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()
         }
         return cls(**settings)
+
+
+@lru_cache
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Kept: to make it anew for each batch, a GPU would wait for the copy."""
+    return torch.tensor(values, device=device).view(-1, 1, 1)
 
 
 def _to_rgb(image: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from vgglab.errors import InputError
 from vgglab.evaluation.protocols import center_crop, find_device
 from vgglab.evaluation.trained import load_trained
 from vgglab.networks import load_weights
-from vgglab.reporting.environment import write_json
+from vgglab.reporting.environment import open_run_folder, write_json
 from vgglab.reporting.terminal import print_result
 
 
@@ -22,7 +22,7 @@ def evaluate(job: EvaluateConfig) -> dict[str, float]:
     Raises:
         InputError: neither or both of checkpoint and weights, or files that do not fit.
     """
-    device = find_device(job.accelerator.accelerator)
+    device = find_device(job.device)
     network, data, preprocessing = _subject(job)
     data.prepare_data()
     data.setup("test")
@@ -35,7 +35,7 @@ def evaluate(job: EvaluateConfig) -> dict[str, float]:
         precision=job.precision,
     )
     folder = Path(job.run_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    open_run_folder(folder, job.composition)
     write_json(folder / "metrics.json", result)
     images = f"{len(data.sets['test']):,} test images of {type(data).__name__}"
     print_result(
@@ -58,6 +58,8 @@ def _subject(job: EvaluateConfig) -> tuple[nn.Module, ImageDataModule, Preproces
         raise InputError("give checkpoint=PATH, or weights=... with model=... and data=...")
     if job.checkpoint is None:
         return _public_weights(job)
+    if job.model is not None:
+        raise InputError("model= is the checkpoint's own; give it with weights= alone")
     trained = load_trained(Path(job.checkpoint), job.allowed_targets)
     section: Component = job.data or Data.model_validate(trained.config["data"])
     section = section.checked("data", job.allowed_targets)
@@ -67,7 +69,13 @@ def _subject(job: EvaluateConfig) -> tuple[nn.Module, ImageDataModule, Preproces
             f"data: its {len(data.classes)} classes are not the {len(trained.classes)} "
             f"that {job.checkpoint} was trained on"
         )
-    return trained.network, data, trained.preprocessing
+    ours, theirs = data.preprocessing, trained.preprocessing
+    if (ours.size, ours.resize) != (theirs.size, theirs.resize):
+        raise InputError(
+            f"data: images come at {ours.size} (shortest side {ours.resize}), but "
+            f"{job.checkpoint} was trained at {theirs.size} ({theirs.resize})"
+        )
+    return trained.network, data, theirs
 
 
 def _public_weights(job: EvaluateConfig) -> tuple[nn.Module, ImageDataModule, Preprocessing]:

@@ -28,7 +28,7 @@ def predict(job: PredictConfig) -> None:
     Raises:
         InputError: no image matches, or the checkpoint or an image cannot be read.
     """
-    device = find_device(job.accelerator.accelerator)
+    device = find_device(job.device)
     files = find_images(job.images)
     trained = load_trained(Path(job.checkpoint), job.allowed_targets)
     predictions = list(predictions_of(trained, files, job.top, job.batch_size, device))

@@ -71,5 +71,5 @@ def find_device(accelerator: str) -> torch.device:
     )
     if current is None or not fits:
         found = "only a CPU" if current is None else current.type
-        raise InputError(f"accelerator={accelerator}: this machine has {found}")
+        raise InputError(f"device={accelerator}: this machine has {found}")
     return current

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from vgglab.errors import InputError
 from vgglab.reporting.files import replace_file
 
 _PACKAGES = (
@@ -112,3 +113,19 @@ def _gpus() -> list[dict[str, Any]]:
         return []
     found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     return [{"name": gpu.name, "memory": gpu.total_memory} for gpu in found]
+
+
+def open_run_folder(run_dir: Path, composition: dict[str, str]) -> None:
+    """Write what was asked for (`.hydra/`) and where it runs (`environment.json`).
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    try:
+        folder = run_dir / ".hydra"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in composition.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        write_json(run_dir / "environment.json", environment())
+    except OSError as error:
+        raise InputError(f"cannot write into the run folder {run_dir}: {error}") from error

@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import (
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    ProgressBar,
+    RichProgressBar,
+)
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
@@ -124,6 +129,42 @@ class ConfusionMatrix(Callback):
             for board in boards(trainer):
                 figure = confusion_figure(matrix, classes)
                 board.experiment.add_figure("test/confusion", figure, trainer.global_step)
+
+
+class MovingAverage(EMAWeightAveraging):
+    """Validates, saves and tests an exponential moving average of the weights.
+
+    Lightning's own callback would put the raw weights of a checkpoint back before a test.
+    """
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.state.fn == "fit":
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+
+class Checkpoint(ModelCheckpoint):
+    """Lightning's, but after an epoch's last batch it waits for the epoch's validation.
+
+    A checkpoint from in between resumes without that validation, and with it without the best
+    score, the plateau schedule's step and a row of the history.
+    """
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if not trainer.is_last_batch:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_batch_end(trainer, pl_module, None, None, 0)
+        super().on_train_epoch_end(trainer, pl_module)
 
 
 def boards(trainer: Trainer) -> list[TensorBoard]:

@@ -95,14 +95,14 @@ def checkpoint_to_resume(resume: str | None, folder: Path) -> Path | None:
     if resume != "auto":
         _steps(Path(resume))
         return Path(resume)
-    readable: list[tuple[int, Path]] = []
+    readable: list[tuple[int, float, Path]] = []
     for path in existing:
         try:
-            readable.append((_steps(path), path))
+            readable.append((_steps(path), path.stat().st_mtime, path))
         except InputError as error:
             log.warning("skipped: %s", error)
-    # By steps trained, then by name: at equal steps `last` continues exactly, and so does `best`.
-    return max(readable)[1] if readable else None
+    # Of those with equally many steps, the one written last knows most of its epoch.
+    return max(readable)[2] if readable else None
 
 
 def _steps(path: Path) -> int:

@@ -11,7 +11,9 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vgglab.config.errors import did_you_mean
 from vgglab.data.sampling import derive_seed
+from vgglab.errors import InputError
 from vgglab.evaluation.metrics import Score
 from vgglab.training.optim import parameter_groups
 from vgglab.training.schedules import Horizon, Schedule
@@ -66,6 +68,7 @@ class Classifier(LightningModule):
         if compile:
             self.network.compile()  # in place: the state dict gets no `_orig_mod.` keys
         self.schedule: Schedule | None = None
+        self.validated = False
         self.val_score = Score(num_classes, "val")
         self.test_score = Score(num_classes, "test")
 
@@ -77,7 +80,11 @@ class Classifier(LightningModule):
         # Dropout becomes a function of (seed, epoch, batch, rank): a resumed step draws the same
         # mask without any random state in the checkpoint.
         position = (self.current_epoch, batch_idx, self.global_rank)
-        torch.manual_seed(derive_seed(self.seed, *position))
+        seed = derive_seed(self.seed, *position)
+        # `torch.manual_seed` also walks over every other backend, about a millisecond a step.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.default_generators[self.device.index].manual_seed(seed)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
@@ -102,7 +109,11 @@ class Classifier(LightningModule):
         score.update(logits, labels, self.loss(logits, labels))
         return {"logits": logits, "labels": labels}
 
+    def on_train_epoch_start(self) -> None:
+        self.validated = False
+
     def on_validation_epoch_end(self) -> None:
+        self.validated = True
         self.log_dict(self.val_score.finish(), prog_bar=True)
 
     def on_test_epoch_end(self) -> None:
@@ -111,7 +122,7 @@ class Classifier(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         groups = parameter_groups(self.network, decay_norm_and_bias=self.decay_norm_and_bias)
         optimizer = self.make_optimizer(groups)
-        self.schedule = self.make_schedule(optimizer, horizon_of(self.trainer))
+        self.schedule = self.make_schedule(optimizer, self._horizon())
         configured: list[Any] = []
         if self.schedule.scheduler is not None:
             configured.append(
@@ -132,21 +143,26 @@ class Classifier(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         schedule = self.schedule
-        validated = (self.current_epoch + 1) % (self.trainer.check_val_every_n_epoch or 1) == 0
-        if schedule is not None and schedule.plateau is not None and validated:
-            schedule.plateau.step(float(self.trainer.callback_metrics[schedule.monitor]))
+        if schedule is None or schedule.plateau is None or not self.validated:
+            return
+        metrics = self.trainer.callback_metrics
+        if schedule.monitor not in metrics:
+            choices = did_you_mean(schedule.monitor, metrics)
+            raise InputError(f"scheduler.monitor={schedule.monitor}: no such metric; {choices}")
+        schedule.plateau.step(float(metrics[schedule.monitor]))
+
+    def _horizon(self) -> Horizon:
+        # Lightning's `estimated_stepping_batches` would create the training loader before a
+        # checkpoint's position is restored, and the position would then be lost.
+        loader = self.trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
+        return horizon_of(self.trainer, len(loader))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["vgglab"] = self.card
 
 
-def horizon_of(trainer: Trainer) -> Horizon:
-    """The run's length, from the data and the trainer's limits.
-
-    Lightning's `estimated_stepping_batches` would create the training loader before a checkpoint's
-    position is restored, and the position would then be lost.
-    """
-    batches = len(trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
+def horizon_of(trainer: Trainer, batches: int) -> Horizon:
+    """The run's length, from the batches of an epoch and the trainer's limits."""
     limit = trainer.limit_train_batches
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     per_epoch = math.ceil(batches / trainer.accumulate_grad_batches)

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
@@ -20,15 +21,15 @@ from vgglab.data.sampling import per_device_batch_size
 from vgglab.errors import InputError
 from vgglab.networks import load_weights
 from vgglab.networks.weights import read_checkpoint
-from vgglab.reporting.environment import environment, write_json
+from vgglab.reporting.environment import open_run_folder, write_json
 from vgglab.reporting.report import write_report
 from vgglab.reporting.summary import summarize
+from vgglab.reporting.tensorboard import flatten
 from vgglab.reporting.terminal import console, print_result
 from vgglab.training.callbacks import boards
 from vgglab.training.checkpointing import AtomicCheckpointIO, checkpoint_to_resume
-from vgglab.training.classifier import Classifier
+from vgglab.training.classifier import Classifier, horizon_of
 from vgglab.training.optim import parameter_groups
-from vgglab.training.schedules import Horizon
 
 # What TensorBoard's HPARAMS page compares runs by.
 _HYPERPARAMETERS = (
@@ -42,6 +43,10 @@ _HYPERPARAMETERS = (
     "weights",
     "decay_norm_and_bias",
 )
+
+# What a resumed run may not change, and what of it may differ on another machine.
+_FIXED = ("model", "optimizer", "loss", "data", "seed", "decay_norm_and_bias")
+_FREE = ("data.root", "data.num_workers", "data.memory_limit_gib")
 
 
 def train(job: TrainConfig) -> dict[str, float]:
@@ -59,22 +64,25 @@ def train(job: TrainConfig) -> dict[str, float]:
     seed_everything(job.seed, verbose=False)
     data = _data(job)
     network = _network(job, data)
+    preprocessing = data.preprocessing
+    summary = summarize(network, (preprocessing.channels, *preprocessing.size))
+    if checkpoint is not None:
+        _refuse_another_configuration(job, checkpoint)
     trainer = _trainer(job, checkpoint)
     refuse_sweep_that_repeats_itself(job.is_sweep, trainer)
     if job.weights is not None and checkpoint is None:
         load_weights(network, job.weights)
     classifier = _classifier(job, data, network)
     _rehearse(classifier, data, trainer)
-    preprocessing = data.preprocessing
-    summary = summarize(network, (preprocessing.channels, *preprocessing.size))
     if trainer.is_global_zero:
-        _open(run_dir, job)
+        open_run_folder(run_dir, job.composition)
         console.print(summary.table())
         _introduce(job, data, trainer, checkpoint)
     started = time.monotonic()
-    trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint)
+    _fit(trainer, classifier, data, checkpoint)
     seconds = time.monotonic() - started
-    result = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    metrics = trainer.callback_metrics.items()
+    result = {name: float(value) for name, value in metrics if name.startswith("val/")}
     if job.test:
         result = _test(trainer, classifier, data, run_dir)
     if trainer.is_global_zero:
@@ -111,7 +119,7 @@ def _network(job: TrainConfig, data: ImageDataModule) -> nn.Module:
     wanted = {"num_classes": len(data.classes), "in_channels": data.preprocessing.channels}
     supplied = {name: value for name, value in wanted.items() if job.model.accepts(name)}
     classes = job.model.arguments.get("num_classes", len(data.classes))
-    if classes < len(data.classes):
+    if classes != len(data.classes):
         raise InputError(
             f"model.num_classes={classes}, but the data has {len(data.classes)} classes "
             f"(labels 0 to {len(data.classes) - 1})"
@@ -124,7 +132,7 @@ def _trainer(job: TrainConfig, checkpoint: Path | None) -> Trainer:
     how = job.trainer.model_dump(exclude={"channels_last", "compile"})
     resume_step = None if checkpoint is None else int(read_checkpoint(checkpoint)["global_step"])
     try:
-        return Trainer(
+        trainer = Trainer(
             **how,
             accelerator=job.accelerator.accelerator,
             devices=job.accelerator.devices,
@@ -138,8 +146,14 @@ def _trainer(job: TrainConfig, checkpoint: Path | None) -> Trainer:
             use_distributed_sampler=False,  # ours shards already
             enable_model_summary=False,  # torchinfo's is shown
         )
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, ValueError, TypeError) as error:
         raise InputError(f"accelerator and trainer do not fit this machine: {error}") from error
+    if trainer.precision != job.trainer.precision:  # on a CPU Lightning makes bf16 of fp16
+        raise InputError(
+            f"trainer.precision={job.trainer.precision} cannot be had on this machine; "
+            f"{trainer.precision} can"
+        )
+    return trainer
 
 
 def _strategy(accelerator: AcceleratorConfig) -> Strategy | str:
@@ -187,22 +201,28 @@ def _classifier(job: TrainConfig, data: ImageDataModule, network: nn.Module) -> 
 def _rehearse(classifier: Classifier, data: ImageDataModule, trainer: Trainer) -> None:
     """Make what Lightning makes only after the run's folder is written: refusals come now."""
     per_device_batch_size(data.batch_size, trainer.world_size)
-    if data.sets:
-        data.train_dataloader()
     groups = parameter_groups(classifier.network, decay_norm_and_bias=True)
-    classifier.make_schedule(classifier.make_optimizer(groups), Horizon(1000, 10))
-
-
-def _open(run_dir: Path, job: TrainConfig) -> None:
-    """Write what was asked for and where it runs."""
+    optimizer = classifier.make_optimizer(groups)
+    if data.sets:
+        horizon = horizon_of(trainer, len(data.train_dataloader()))
+        classifier.make_schedule(optimizer, horizon)
     try:
-        folder = run_dir / ".hydra"
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in job.composition.items():
-            (folder / name).write_text(text, encoding="utf-8")
-        write_json(run_dir / "environment.json", environment())
-    except OSError as error:
-        raise InputError(f"cannot write into the run folder {run_dir}: {error}") from error
+        classifier.loss(torch.zeros(2, len(data.classes)), torch.zeros(2, dtype=torch.int64))
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"loss: {error}") from error
+
+
+def _refuse_another_configuration(job: TrainConfig, checkpoint: Path) -> None:
+    """A checkpoint brings its weights and its optimiser's settings: others would be ignored."""
+    card = read_checkpoint(checkpoint).get("vgglab", {})
+    before, now = flatten(card.get("config", {})), flatten(plain(job))
+    for name in sorted(before.keys() & now.keys()):
+        fixed = name.split(".")[0] in _FIXED and name not in _FREE
+        if fixed and before[name] != now[name]:
+            raise InputError(
+                f"{checkpoint} was trained with {name}={before[name]}, not {now[name]}; a resumed "
+                "run keeps it, and weights= starts a new one"
+            )
 
 
 def _introduce(
@@ -220,6 +240,19 @@ def _introduce(
     )
     if checkpoint is not None:
         console.print(f"continues from {_shown(checkpoint)}")
+
+
+def _fit(
+    trainer: Trainer, classifier: Classifier, data: ImageDataModule, checkpoint: Path | None
+) -> None:
+    try:
+        trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint)
+    except MisconfigurationException as error:  # such as a monitor that nothing logs
+        raise InputError(str(error)) from error
+    except RuntimeError as error:
+        if "Early stopping conditioned on metric" in str(error):
+            raise InputError(str(error)) from error
+        raise
 
 
 def _test(
