@@ -20,6 +20,8 @@ from vgglab.errors import InputError
 # incomplete. Only these packages are called, and only for what a slot asks for (see `Component`).
 ALLOWED_PACKAGES = ("vgglab", "torch", "torchvision", "torchmetrics", "lightning")
 
+Self = typing.TypeVar("Self", bound="Component")  # `typing.Self` is of Python 3.11
+
 
 class Component(BaseModel):
     """One `_target_` section. A subclass names the slot: what the target must make."""
@@ -43,7 +45,7 @@ class Component(BaseModel):
             if not (value is None and name in self.supplied)
         }
 
-    def checked(self, path: str, allowed_targets: Sequence[str] = ()) -> "Component":
+    def checked(self: Self, path: str, allowed_targets: Sequence[str] = ()) -> Self:
         """The same component with its arguments as the target's annotations want them.
 
         Args:
@@ -82,7 +84,7 @@ class Component(BaseModel):
         except (ValueError, TypeError) as error:
             raise InputError(f"{path}: {error}") from error
 
-    def with_arguments(self, **arguments: Any) -> "Component":
+    def with_arguments(self: Self, **arguments: Any) -> Self:
         """The same target with some arguments changed."""
         return self.model_copy(update=arguments)
 

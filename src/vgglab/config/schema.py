@@ -27,6 +27,21 @@ class Network(Component):
     slot = "torch.nn.Module"
     supplied = ("num_classes", "in_channels")
 
+    def build_for(self, num_classes: int, in_channels: int) -> Any:
+        """Build the network for data of so many classes and channels.
+
+        Raises:
+            InputError: the configuration names another number of classes.
+        """
+        configured = self.arguments.get("num_classes", num_classes)
+        if configured != num_classes:
+            raise InputError(
+                f"model.num_classes={configured}, but the data has {num_classes} classes "
+                f"(labels 0 to {num_classes - 1})"
+            )
+        wanted = {"num_classes": num_classes, "in_channels": in_channels}
+        return self.build("model", **{k: v for k, v in wanted.items() if self.accepts(k)})
+
 
 class Data(Component):
     slot = "lightning.LightningDataModule"

@@ -42,6 +42,8 @@ def download(urls: Sequence[str], target: Path, *, checksum: str, size: int | No
     Raises:
         InputError: no mirror gave the right bytes, or the folder cannot be written.
     """
+    if target.exists() and _matches(target, checksum):
+        return  # also from a disk that cannot be written
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):

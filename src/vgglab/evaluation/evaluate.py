@@ -4,7 +4,6 @@ from pathlib import Path
 
 from torch import nn
 
-from vgglab.config.components import Component
 from vgglab.config.schema import Data, EvaluateConfig
 from vgglab.data import ImageDataModule
 from vgglab.data.transforms import Preprocessing
@@ -61,7 +60,7 @@ def _subject(job: EvaluateConfig) -> tuple[nn.Module, ImageDataModule, Preproces
     if job.model is not None:
         raise InputError("model= is the checkpoint's own; give it with weights= alone")
     trained = load_trained(Path(job.checkpoint), job.allowed_targets)
-    section: Component = job.data or Data.model_validate(trained.config["data"])
+    section = job.data or Data.model_validate(trained.config["data"])
     section = section.checked("data", job.allowed_targets)
     data = _data(section, job)
     if list(data.classes) != list(trained.classes):
@@ -82,16 +81,13 @@ def _public_weights(job: EvaluateConfig) -> tuple[nn.Module, ImageDataModule, Pr
     if job.model is None or job.data is None or job.weights is None:
         raise InputError("weights=... also needs model=... and data=...")
     data = _data(job.data, job)
-    wanted = {"num_classes": len(data.classes), "in_channels": data.preprocessing.channels}
-    network: nn.Module = job.model.build(
-        "model", **{name: value for name, value in wanted.items() if job.model.accepts(name)}
-    )
+    network: nn.Module = job.model.build_for(len(data.classes), data.preprocessing.channels)
     if dropped := load_weights(network, job.weights):
         raise InputError(f"weights={job.weights} do not fit {len(data.classes)} classes: {dropped}")
     return network, data, data.preprocessing
 
 
-def _data(section: Component, job: EvaluateConfig) -> ImageDataModule:
+def _data(section: Data, job: EvaluateConfig) -> ImageDataModule:
     if job.batch_size is not None:
         section = section.with_arguments(batch_size=job.batch_size)
     data: ImageDataModule = section.build("data")

@@ -37,11 +37,10 @@ def load_trained(path: Path, allowed_targets: Sequence[str] = ()) -> Trained:
         raise InputError(
             f"{path} is not a checkpoint of scripts/train.py; for other files: weights="
         )
-    model = Network.model_validate(card["config"]["model"]).checked("model", allowed_targets)
+    # What the network began with (`model.weights`) need not be there any more.
+    section = {k: v for k, v in card["config"]["model"].items() if k != "weights"}
+    model = Network.model_validate(section).checked("model", allowed_targets)
     preprocessing = Preprocessing.from_dict(card["preprocessing"])
-    wanted = {"num_classes": len(card["classes"]), "in_channels": preprocessing.channels}
-    network: nn.Module = model.build(
-        "model", **{name: value for name, value in wanted.items() if model.accepts(name)}
-    )
+    network: nn.Module = model.build_for(len(card["classes"]), preprocessing.channels)
     load_weights(network, str(path))
     return Trained(network.eval(), card["classes"], preprocessing, card["config"])

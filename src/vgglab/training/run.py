@@ -63,8 +63,8 @@ def train(job: TrainConfig) -> dict[str, float]:
     checkpoint = checkpoint_to_resume(job.resume, run_dir / "checkpoints")
     seed_everything(job.seed, verbose=False)
     data = _data(job)
-    network = _network(job, data)
     preprocessing = data.preprocessing
+    network: nn.Module = job.model.build_for(len(data.classes), preprocessing.channels)
     summary = summarize(network, (preprocessing.channels, *preprocessing.size))
     if checkpoint is not None:
         _refuse_another_configuration(job, checkpoint)
@@ -113,19 +113,6 @@ def _data(job: TrainConfig) -> ImageDataModule:
         for stage in ("fit", "test") if job.test else ("fit",):
             data.setup(stage)
     return data
-
-
-def _network(job: TrainConfig, data: ImageDataModule) -> nn.Module:
-    wanted = {"num_classes": len(data.classes), "in_channels": data.preprocessing.channels}
-    supplied = {name: value for name, value in wanted.items() if job.model.accepts(name)}
-    classes = job.model.arguments.get("num_classes", len(data.classes))
-    if classes != len(data.classes):
-        raise InputError(
-            f"model.num_classes={classes}, but the data has {len(data.classes)} classes "
-            f"(labels 0 to {len(data.classes) - 1})"
-        )
-    network: nn.Module = job.model.build("model", **supplied)
-    return network
 
 
 def _trainer(job: TrainConfig, checkpoint: Path | None) -> Trainer:
@@ -260,9 +247,9 @@ def _test(
 ) -> dict[str, float]:
     folder = run_dir / "checkpoints"
     saved = [path for name in ("best", "last") if (path := folder / f"{name}.ckpt").exists()]
-    found: Any = trainer.test(
-        classifier, datamodule=data, ckpt_path=saved[0] if saved else None, verbose=False
-    )
+    # Every process tests the same file, also where one sees its folder late or not at all.
+    chosen = trainer.strategy.broadcast(saved[0] if saved else None)
+    found: Any = trainer.test(classifier, datamodule=data, ckpt_path=chosen, verbose=False)
     return {name: float(value) for name, value in found[0].items()}
 
 
