@@ -116,3 +116,43 @@ def test_other_batches_pass_through():
 def test_shuffle_can_be_switched_off():
     batch: Batch = next(iter(on_rank(0, 1, shuffle=False).train_dataloader()))
     assert batch.indices.tolist() == list(range(16))
+
+
+def prepared(**settings):
+    data = Synthetic(train_size=20, batch_size=10, **settings)
+    data.setup("fit")
+    return data
+
+
+def test_evaluation_resizes_to_the_centre_of_the_training_scale():
+    data = prepared(train_scale=[32, 48])
+    assert data.preprocessing.resize == 40
+    assert data.preprocessing.train_scale == (32, 48)
+    batch = next(iter(data.val_dataloader()))
+    images, _ = data.network_input(batch, augment=False)
+    expected = torch.stack([data.preprocessing.fit(image) for image in batch.images])
+    assert torch.equal(images, data.preprocessing.normalize(expected))
+
+
+def test_training_images_are_rescaled_and_their_colours_shifted():
+    batch = next(iter(prepared().train_dataloader()))
+    plain, _ = prepared().network_input(batch, augment=True)
+    for changed in ({"train_scale": 40}, {"colour_deviation": 0.1}):
+        images, _ = prepared(**changed).network_input(batch, augment=True)
+        assert images.shape == plain.shape
+        assert not torch.equal(images, plain)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train_scale": 30}, "below the network's input of 32"),
+        ({"train_scale": [48, 32]}, "smallest comes first"),
+        ({"train_scale": 40, "pad": 4}, "one of them"),
+        ({"colour_deviation": 0.1, "channels": 1}, "RGB"),
+        ({"colour_deviation": 0.1, "colour_axes": "nowhere.json"}, "no such file"),
+    ],
+)
+def test_scales_and_colours_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        prepared(**settings)

@@ -1,11 +1,20 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional
 
+from vgglab.data.colour import IMAGENET_COLOURS
 from vgglab.data.sampling import uniforms
-from vgglab.data.transforms import Augmentation, Preprocessing, pad_crop_flip, train_crop
+from vgglab.data.transforms import (
+    Augmentation,
+    Preprocessing,
+    pad_crop_flip,
+    rescale_crop_flip,
+    train_crop,
+)
 
 
 def random_images(n, channels=3, height=8, width=10, seed=0):
@@ -49,7 +58,7 @@ def test_the_result_is_channels_last():
 
 def test_half_of_the_images_are_mirrored():
     images = random_images(1).expand(2000, -1, -1, -1)
-    changed = Augmentation(seed=0, num_classes=2, flip=True).shift_and_flip(
+    changed = Augmentation(seed=0, num_classes=2, flip=True).crop_and_flip(
         images, 0, torch.arange(2000)
     )
     mirrored = (changed == images.flip(3)).flatten(1).all(1)
@@ -63,16 +72,16 @@ def test_half_of_the_images_are_mirrored():
 def test_an_image_is_augmented_alike_in_any_batch(seed, epoch):
     images, indices = random_images(6), torch.tensor([7, 0, 3, 99, 2, 1])
     augmentation = Augmentation(seed=seed, num_classes=2, pad=3, flip=True)
-    whole = augmentation.shift_and_flip(images, epoch, indices)
+    whole = augmentation.crop_and_flip(images, epoch, indices)
     order = torch.tensor([5, 2, 0])
-    part = augmentation.shift_and_flip(images[order], epoch, indices[order])
+    part = augmentation.crop_and_flip(images[order], epoch, indices[order])
     assert torch.equal(part, whole[order])
 
 
 def test_without_augmentation_images_stay_as_they_are():
     images = random_images(3)
     augmentation = Augmentation(seed=0, num_classes=2)
-    assert augmentation.shift_and_flip(images, 0, torch.arange(3)) is images
+    assert augmentation.crop_and_flip(images, 0, torch.arange(3)) is images
     floats = images.float()
     labels = torch.tensor([0, 1, 1])
     assert augmentation.mix(floats, labels, 0) == (floats, labels)
@@ -110,7 +119,11 @@ def test_normalize_centres_and_scales():
 def test_preprocessing_survives_a_checkpoint():
     preprocessing = Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), (224, 192), 256)
     plain = preprocessing.to_dict()
-    assert all(isinstance(value, list | int) for value in plain.values())
+    assert all(isinstance(value, list | int | None) for value in plain.values())
+    assert Preprocessing.from_dict(plain) == preprocessing
+    jittered = replace(preprocessing, train_scale=(256, 512))
+    assert Preprocessing.from_dict(jittered.to_dict()) == jittered
+    del plain["train_scale"]  # as checkpoints were before it
     assert Preprocessing.from_dict(plain) == preprocessing
 
 
@@ -132,3 +145,65 @@ def test_fit_takes_the_centre():
     image[:, :, 2:6] = 200
     fitted = Preprocessing((0.5,) * 3, (0.5,) * 3, (4, 4)).fit(image)
     assert bool((fitted == 200).all())
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 5),
+    height=st.integers(5, 12),
+    width=st.integers(5, 12),
+    smallest=st.integers(12, 20),
+    extra=st.integers(0, 12),
+    flip=st.booleans(),
+    seed=st.integers(0, 2**60),
+)
+def test_rescale_crop_flip_equals_torchvision_image_by_image(
+    n, height, width, smallest, extra, flip, seed
+):
+    images = random_images(n, 3, height, width, seed % 1000)
+    numbers = uniforms(seed, 0, torch.arange(n), 4)
+    result = rescale_crop_flip(images, numbers, scale=(smallest, smallest + extra), flip=flip)
+    assert result.dtype == torch.uint8
+    for image, (scale, down, right, mirror), got in zip(
+        images, numbers.tolist(), result, strict=True
+    ):
+        resized = functional.resize(image, [smallest + int(scale * (extra + 1))], antialias=False)
+        top = int(down * (resized.shape[1] - height + 1))
+        left = int(right * (resized.shape[2] - width + 1))
+        expected = functional.crop(resized, top, left, height, width)
+        if flip and mirror < 0.5:
+            expected = functional.horizontal_flip(expected)
+        assert (got.int() - expected.int()).abs().max() <= 1  # a grey level, of rounding
+
+
+def test_rescale_reaches_every_scale_and_position():
+    numbers = uniforms(0, 0, torch.arange(4000), 4)
+    ramp = torch.arange(8, dtype=torch.uint8).mul(30).view(1, 1, 1, 8).expand(4000, 1, 8, 8)
+    result = rescale_crop_flip(ramp, numbers, scale=(8, 10), flip=True)
+    # S=8: one crop; S=9: two columns; S=10: three; each mirrored or not.
+    assert len({bytes(image[0, 0].tolist()) for image in result}) == (1 + 2 + 3) * 2
+
+
+def test_the_papers_crop_draws_the_training_scale():
+    preprocessing = Preprocessing((0.5,) * 3, (0.5,) * 3, (16, 16), 24, (20, 28))
+    # A ramp of one grey level a pixel: its slope in the crop tells S.
+    image = torch.arange(40, dtype=torch.uint8).expand(3, 40, 40).contiguous() * 6
+    crop = train_crop("random", preprocessing)
+    torch.manual_seed(0)
+    slopes = torch.tensor([float(crop(image)[0, 8].float().diff().mean()) for _ in range(400)])
+    scales = (6 * 40 / slopes).round().int()
+    assert set(scales.tolist()) == set(range(20, 29))
+
+
+def test_colour_shift_acts_on_pixels_not_on_their_scale():
+    augmentation = Augmentation(
+        seed=3, num_classes=2, colour_axes=IMAGENET_COLOURS, colour_deviation=0.1
+    )
+    preprocessing = Preprocessing((0.4, 0.5, 0.6), (0.2, 0.3, 0.4), (8, 10))
+    images, indices = random_images(5), torch.arange(5)
+    shifted = augmentation.shift_colours(
+        preprocessing.normalize(images), preprocessing.std, 7, indices
+    )
+    shift = IMAGENET_COLOURS.shift(0.1, 3, 7, indices)
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
+    torch.testing.assert_close(shifted * std + mean, images.float() / 255 + shift)

@@ -1,5 +1,6 @@
 """The typed schema of conf/: one model a script, checked as a whole before anything is built."""
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -12,9 +13,11 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     PrivateAttr,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -163,16 +166,22 @@ class TrainConfig(Job):
         return self
 
 
+# Sections 3.2 and 4 of the paper; vgglab.evaluation.protocols says what they do.
+EvaluationProtocol = Literal["center_crop", "dense", "multi_crop", "dense_multi_crop"]
+Scales = Annotated[list[PositiveInt], Field(min_length=1)]
+
+
 class EvaluateConfig(Job):
     """conf/evaluate.yaml"""
 
-    checkpoint: str | None
+    checkpoint: str | Annotated[list[str], Field(min_length=1)] | None
     weights: str | None
     model: Network | None = None
     data: Data | None = None
     batch_size: PositiveInt | None
     seed: NonNegativeInt
-    protocol: Literal["center_crop"]
+    protocol: EvaluationProtocol
+    scales: Scales | Literal["auto"] | None
     device: Literal["auto", "cpu", "gpu", "mps"]
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
 
@@ -188,11 +197,156 @@ class PredictConfig(Job):
     device: Literal["auto", "cpu", "gpu", "mps"]
 
 
+class PaperTablesConfig(Job):
+    """conf/paper_tables.yaml"""
+
+    table: list[Annotated[int, Field(ge=1, le=7)]]
+    checkpoints: list[str]
+    data: Data | None = None
+    cache: str
+    batch_size: PositiveInt | None
+    seed: NonNegativeInt
+    device: Literal["auto", "cpu", "gpu", "mps"]
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+
+    @field_validator("table", mode="before")
+    @classmethod
+    def _several_tables(cls, table: Any) -> Any:
+        """A number, a list, or a range as in `1..7`."""
+        if isinstance(table, str) and (ends := re.fullmatch(r"(\d+)\.\.(\d+)", table)):
+            return list(range(int(ends[1]), int(ends[2]) + 1))
+        return table if isinstance(table, list) else [table]
+
+    @field_validator("checkpoints", mode="before")
+    @classmethod
+    def _several_checkpoints(cls, checkpoints: Any) -> Any:
+        return [checkpoints] if isinstance(checkpoints, str) else checkpoints
+
+    @model_validator(mode="after")
+    def _has_networks(self) -> "PaperTablesConfig":
+        if not self.table:
+            raise ValueError("table=[] asks for none; the tables are 1 to 7")
+        measured = [number for number in self.table if number > 2]
+        if measured and not self.checkpoints:
+            raise ValueError(f"table={measured[0]} is measured: give checkpoints=[PATH,...]")
+        if len(set(self.checkpoints)) < len(self.checkpoints):
+            raise ValueError(f"checkpoints={self.checkpoints} names a file twice")
+        if 6 in self.table and len(self.checkpoints) < 2:
+            raise ValueError("table=6 fuses networks: give checkpoints=[PATH,PATH,...]")
+        return self
+
+
+class ExtractFeaturesConfig(Job):
+    """conf/extract_features.yaml"""
+
+    checkpoint: str | None
+    weights: str | None
+    model: Network | None = None
+    images: str
+    output: str
+    scales: Scales | None
+    combine: Literal["average", "stack"]
+    batch_size: PositiveInt
+    num_workers: NonNegativeInt
+    device: Literal["auto", "cpu", "gpu", "mps"]
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+class LinearProbeConfig(Job):
+    """conf/linear_probe.yaml"""
+
+    features: str | Annotated[list[str], Field(min_length=1)]
+    # One is held out to choose the constant, and one must be left.
+    train_per_class: Annotated[int, Field(ge=2)]
+    test_per_class: PositiveInt | None
+    splits: PositiveInt
+    constants: Annotated[list[PositiveFloat], Field(min_length=1)]
+    seed: NonNegativeInt
+    format: Literal["table", "json"]
+
+
+class RestyleConfig(Job):
+    """conf/restyle.yaml"""
+
+    content: str
+    style: str
+    output: str
+    checkpoint: str | None
+    weights: str | None
+    model: Network | None = None
+    size: Annotated[int, Field(ge=32)]  # what five pools leave a pixel of
+    steps: PositiveInt
+    learning_rate: PositiveFloat
+    content_layers: dict[str, NonNegativeFloat] | None
+    style_layers: dict[str, NonNegativeFloat] | None
+    device: Literal["auto", "cpu", "gpu", "mps"]
+
+
+class VisualizeConfig(Job):
+    """conf/visualize.yaml"""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    checkpoint: str | None
+    weights: str | None
+    model: Network | None = None
+    images: str | list[str]
+    layer: str | None
+    class_: str | int | None = Field(alias="class")  # the word is Python's
+    device: Literal["auto", "cpu", "gpu", "mps"]
+
+
 class SummarizeConfig(Job):
     """conf/summarize.yaml"""
 
     model: Network
     input_size: list[PositiveInt]
+    format: Literal["table", "json"]
+
+
+class ColourAxesConfig(Job):
+    """conf/colour_axes.yaml"""
+
+    data: Data
+    output: str
+    again: bool
+    limit: PositiveInt | None
+    seed: NonNegativeInt
+
+
+class ReceptiveFieldConfig(Job):
+    """conf/receptive_field.yaml"""
+
+    checkpoint: str | None
+    weights: str | None
+    model: Network | None = None
+    image: str | list[str] | None
+    size: PositiveInt | None
+    layers: Annotated[list[str], Field(min_length=1)] | None
+    effective: bool
+    seed: NonNegativeInt
+    device: Literal["auto", "cpu", "gpu", "mps"]
+    format: Literal["table", "json"]
+
+    @model_validator(mode="after")
+    def _has_an_image(self) -> "ReceptiveFieldConfig":
+        if self.image is None:
+            for name in ("effective", "layers", "size"):
+                if getattr(self, name):
+                    raise ValueError(f"{name}={getattr(self, name)} needs image=PATH")
+        elif self.layers is None:
+            raise ValueError("image=... also needs layers=[...], such as layers=[conv1_2,pool3]")
+        return self
+
+
+class CompareStacksConfig(Job):
+    """conf/compare_stacks.yaml"""
+
+    channels: PositiveInt
+    size: PositiveInt
+    batch_size: PositiveInt
+    repeats: PositiveInt
+    device: Literal["auto", "cpu", "gpu", "mps"]
     format: Literal["table", "json"]
 
 

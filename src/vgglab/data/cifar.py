@@ -100,7 +100,8 @@ class _Cifar(ImageDataModule):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        return Preprocessing(self.source.mean, self.source.std, size=(32, 32))
+        mean, std = self.source.mean, self.source.std
+        return Preprocessing(mean, std, (32, 32), self.test_scale, self.train_scale)
 
     def prepare_data(self) -> None:
         download(self.mirrors, self.archive, checksum=self.source.checksum, size=self.source.size)

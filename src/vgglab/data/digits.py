@@ -25,9 +25,8 @@ class Digits(ImageDataModule):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        return Preprocessing(
-            mean=(0.305,), std=(0.376,), size=(8, 8)
-        )  # measured on the training split
+        mean, std = (0.305,), (0.376,)  # measured on the training split
+        return Preprocessing(mean, std, (8, 8), self.test_scale, self.train_scale)
 
     def load(self, split: str) -> TensorImages | None:
         if split == "val":

@@ -47,7 +47,8 @@ class ImageFolder(ImageDataModule):
         memory_limit_gib: of all images of the tree, GiB a process.
         image_size: height and width of the network's input. None: as stored in memory, 224 for
             files. Images that are to be resized are read as files.
-        resize_size: the shortest side before the centre crop. None: 256/224 of `image_size`.
+        resize_size: the shortest side before the centre crop. None: the centre of `train_scale`,
+            or without one 256/224 of `image_size`.
         crop: of training images read as files, see `train_crop`.
         mean: per channel, of pixels scaled to 0..1. Default ImageNet's.
         std: likewise.
@@ -111,12 +112,17 @@ class ImageFolder(ImageDataModule):
     @property
     def preprocessing(self) -> Preprocessing:
         if self.stored_size is not None:
-            return Preprocessing(self.mean, self.std, self.stored_size)
+            return Preprocessing(
+                self.mean, self.std, self.stored_size, self.test_scale, self.train_scale
+            )
         size = self.image_size or _FILE_SIZE
-        resize = self.resize_size or round(size * _RESIZE)
+        resize = self.resize_size or self.test_scale or round(size * _RESIZE)
         if resize < size:
             raise InputError(f"data.resize_size={resize} is smaller than data.image_size={size}")
-        return Preprocessing(self.mean, self.std, (size, size), resize)
+        train_scale = self.train_scale
+        if train_scale is None and self.file_crop == "random":
+            train_scale = (resize, resize)
+        return Preprocessing(self.mean, self.std, (size, size), resize, train_scale)
 
     @property
     def crop(self) -> TrainCrop | None:
@@ -179,23 +185,8 @@ class ImageFolder(ImageDataModule):
         return TensorImages(images, labels, self.classes, source=source)
 
     def _files(self, folder: Path) -> tuple[list[str], Tensor]:
-        """Image files of one split, relative to it, with their labels; sorted, so that an index
-        means the same image on every machine."""
         self._check_classes(folder)
-        files: list[str] = []
-        counts = []
-        for name in self.class_folders:
-            found, others = _image_files(folder, name)
-            if not found:
-                also = f", only e.g. {others[0]}" if others else ""
-                endings = " ".join(sorted(IMAGE_SUFFIXES))
-                raise InputError(f"{folder / name}: no images ({endings}) in it{also}")
-            if others:
-                _notice(f"{folder / name}: {len(others)} files are no images ({others[0]})")
-            files += found
-            counts.append(len(found))
-        labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-        return files, labels
+        return _labelled_files(folder, self.class_folders)
 
     def _check_classes(self, folder: Path) -> None:
         known, here = set(self.class_folders), set(_class_folders(folder))
@@ -205,6 +196,49 @@ class ImageFolder(ImageDataModule):
                 f"{folder} must have the classes of the training images; "
                 f"missing: {_some(missing)}; not among them: {_some(extra)}"
             )
+
+
+def list_images(folder: Path) -> tuple[list[str], Tensor | None, list[str]]:
+    """The images of `folder/class/image`, or of a folder without sub-folders.
+
+    Returns:
+        Files relative to `folder`, sorted; their labels (N,) int64 and the classes' names in label
+        order, or None and no names where there are no sub-folders.
+
+    Raises:
+        InputError: no such folder, no images in it or in a class, or images beside the classes.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    here = sorted(file for file in os.listdir(folder) if _is_image(file))
+    classes = _class_folders(folder)
+    if here and classes:
+        raise InputError(
+            f"{folder}: images ({here[0]}) beside folders ({classes[0]}); "
+            "expected <class>/<image>, or images alone"
+        )
+    if not here and not classes:
+        raise InputError(f"{folder}: no images in it")
+    return (here, None, []) if here else (*_labelled_files(folder, classes), classes)
+
+
+def _labelled_files(folder: Path, classes: Sequence[str]) -> tuple[list[str], Tensor]:
+    """Image files below `folder`, relative to it, with their labels; sorted, so that an index
+    means the same image on every machine."""
+    files: list[str] = []
+    counts = []
+    for name in classes:
+        found, others = _image_files(folder, name)
+        if not found:
+            also = f", only e.g. {others[0]}" if others else ""
+            endings = " ".join(sorted(IMAGE_SUFFIXES))
+            raise InputError(f"{folder / name}: no images ({endings}) in it{also}")
+        if others:
+            _notice(f"{folder / name}: {len(others)} files are no images ({others[0]})")
+        files += found
+        counts.append(len(found))
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    return files, labels
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -217,9 +251,12 @@ def _image_files(folder: Path, name: str) -> tuple[list[str], list[str]]:
     images: list[str] = []
     others: list[str] = []
     for file in _walk(str(folder), name):
-        suffix = os.path.splitext(file)[1].lower()
-        (images if suffix in IMAGE_SUFFIXES else others).append(file)
+        (images if _is_image(file) else others).append(file)
     return sorted(images), sorted(others)
+
+
+def _is_image(file: str) -> bool:
+    return os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES
 
 
 def _walk(root: str, below: str) -> Iterator[str]:

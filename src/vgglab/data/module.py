@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import torch
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Len, Lt
 from lightning import LightningDataModule
 from sklearn.model_selection import StratifiedShuffleSplit
 from torch import Tensor
 
+from vgglab.data.colour import read_colour_axes
 from vgglab.data.images import Batch, BatchView, ImageSet
 from vgglab.data.sampling import (
     ResumableLoader,
@@ -61,6 +62,12 @@ class ImageDataModule(LightningDataModule):
         augment: random changes of training images; false switches all of them off.
         pad: shift images by up to so many pixels.
         flip: mirror images left to right half of the time.
+        train_scale: the paper's S (section 3.1), pixels: the shortest side that training images
+            are resized to before a random crop of the network's input. A range [smallest, largest]
+            draws it anew for each image. None: no such resizing. Evaluation then resizes to its
+            centre, the paper's Q (section 4.1).
+        colour_deviation: of Krizhevsky's colour shift; he used 0.1. 0 is off.
+        colour_axes: `imagenet`, or a file that scripts/colour_axes.py wrote.
         mixup_alpha: of MixUp (arXiv 1710.09412); 0 is off.
         cutmix_alpha: of CutMix (arXiv 1905.04899); 0 is off. With both, one is drawn a batch.
     """
@@ -76,6 +83,9 @@ class ImageDataModule(LightningDataModule):
         augment: bool = True,
         pad: CountOrZero = 0,
         flip: bool = False,
+        train_scale: Count | Annotated[list[Count], Len(2, 2)] | None = None,
+        colour_deviation: Alpha = 0.0,
+        colour_axes: str = "imagenet",
         mixup_alpha: Alpha = 0.0,
         cutmix_alpha: Alpha = 0.0,
     ) -> None:
@@ -88,6 +98,9 @@ class ImageDataModule(LightningDataModule):
         self.augment = augment
         self.pad = pad
         self.flip = flip
+        self.train_scale = _scale_range(train_scale)
+        self.colour_deviation = colour_deviation
+        self.colour_axes = read_colour_axes(colour_axes) if colour_deviation else None
         self.mixup_alpha = mixup_alpha
         self.cutmix_alpha = cutmix_alpha
         self.sets: dict[str, ImageSet] = {}
@@ -111,12 +124,20 @@ class ImageDataModule(LightningDataModule):
         return None
 
     @property
+    def test_scale(self) -> int | None:
+        """The paper's Q for one scale: the centre of the training scale, if there is one."""
+        return None if self.train_scale is None else sum(self.train_scale) // 2
+
+    @property
     def augmentation(self) -> Augmentation:
         return Augmentation(
             seed=self.seed,
             num_classes=len(self.classes),
             pad=self.pad,
             flip=self.flip,
+            scale=self.train_scale if self.crop is None else None,
+            colour_axes=self.colour_axes,
+            colour_deviation=self.colour_deviation,
             mixup_alpha=self.mixup_alpha,
             cutmix_alpha=self.cutmix_alpha,
         )
@@ -129,6 +150,7 @@ class ImageDataModule(LightningDataModule):
             self.sets["test"] = self._loaded("test")
 
     def _setup_training(self) -> None:
+        self._check_augmentation()
         train, validation = self._loaded("train"), self.load("val")
         if validation is None:
             if not self.validation_fraction:
@@ -136,6 +158,21 @@ class ImageDataModule(LightningDataModule):
             kept, held_out = stratified_split(train.labels, self.validation_fraction, self.seed)
             train, validation = train.subset(kept), train.subset(held_out)
         self.sets["train"], self.sets["val"] = train, validation
+
+    def _check_augmentation(self) -> None:
+        shortest = min(self.preprocessing.size)
+        if self.train_scale is not None:
+            if self.train_scale[0] < shortest:
+                raise InputError(
+                    f"data.train_scale={list(self.train_scale)} is below the network's input of "
+                    f"{shortest} pixels, which is cropped from it"
+                )
+            if self.crop not in (None, "random"):
+                raise InputError(f"data.train_scale needs data.crop=random, not {self.crop}")
+            if self.crop is None and self.pad:
+                raise InputError("data.train_scale and data.pad: give one of them")
+        if self.colour_axes is not None and self.preprocessing.channels != 3:
+            raise InputError("data.colour_deviation: the colour shift is of RGB images")
 
     def _loaded(self, split: str) -> ImageSet:
         images = self.load(split)
@@ -206,9 +243,24 @@ class ImageDataModule(LightningDataModule):
 
     def network_input(self, batch: Batch, *, augment: bool) -> tuple[Tensor, Tensor]:
         """A loader's batch as the network sees it: float images, labels or label weights."""
+        preprocessing = self.preprocessing
         if not augment:
-            return self.preprocessing.normalize(batch.images), batch.labels
+            images = batch.images
+            if self.crop is None and preprocessing.resize is not None:
+                images = preprocessing.fit(images)
+            return preprocessing.normalize(images), batch.labels
         augmentation = self.augmentation
-        images = augmentation.shift_and_flip(batch.images, batch.epoch, batch.indices)
-        images = self.preprocessing.normalize(images)
+        images = augmentation.crop_and_flip(batch.images, batch.epoch, batch.indices)
+        images = augmentation.shift_colours(
+            preprocessing.normalize(images), preprocessing.std, batch.epoch, batch.indices
+        )
         return augmentation.mix(images, batch.labels, batch.seed)
+
+
+def _scale_range(train_scale: int | Sequence[int] | None) -> tuple[int, int] | None:
+    if train_scale is None:
+        return None
+    smallest, largest = (train_scale,) * 2 if isinstance(train_scale, int) else train_scale
+    if smallest > largest:
+        raise InputError(f"data.train_scale={[smallest, largest]}: the smallest comes first")
+    return smallest, largest

@@ -56,7 +56,9 @@ class Synthetic(ImageDataModule):
     def preprocessing(self) -> Preprocessing:
         channels, *size = self.shape
         half, quarter = (0.5,) * channels, (0.25,) * channels
-        return Preprocessing(mean=half, std=quarter, size=(size[0], size[1]))
+        return Preprocessing(
+            half, quarter, (size[0], size[1]), resize=self.test_scale, train_scale=self.train_scale
+        )
 
     def load(self, split: str) -> TensorImages:
         # Patterns depend on the seed alone, so that the splits share them.

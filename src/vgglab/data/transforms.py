@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from vgglab.data.colour import ColourAxes
 from vgglab.data.sampling import uniforms
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's, of images scaled to 0..1
@@ -27,17 +28,20 @@ class Preprocessing:
     """Height and width of the network's input, pixels."""
     resize: int | None = None
     """The shortest side before the centre crop, pixels. None: images already have `size`."""
+    train_scale: tuple[int, int] | None = None
+    """The smallest and largest shortest side in training, pixels: the paper's S (section 3.1).
+    None: images were not rescaled isotropically."""
 
     @property
     def channels(self) -> int:
         return len(self.mean)
 
     def fit(self, image: Tensor) -> Tensor:
-        """Resize and centre-crop one image of any size: (C, H, W) uint8 to (channels, *size).
+        """Resize and centre-crop images of any size: (..., C, H, W) uint8 to (channels, *size).
 
         Grey images become RGB and RGB images grey when the network wants the other.
         """
-        if image.shape[0] != self.channels:
+        if image.shape[-3] != self.channels:
             image = (v2.functional.rgb_to_grayscale if self.channels == 1 else _to_rgb)(image)
         shortest = self.resize or min(self.size)
         image = v2.functional.resize(image, [shortest], antialias=True)
@@ -72,22 +76,24 @@ def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
 
 
 def _to_rgb(image: Tensor) -> Tensor:
-    return v2.functional.grayscale_to_rgb(image[:1])
+    return v2.functional.grayscale_to_rgb(image[..., :1, :, :])
 
 
 def train_crop(kind: TrainCrop, preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
     """The random crop of one decoded file, uint8 to uint8.
 
     `random_resized`: torchvision's reference (8 % to 100 % of the area). `random`: the paper's
-    section 3.1, the shortest side resized to S, then one random crop. `none`: as in evaluation.
+    section 3.1, the shortest side resized to S, drawn anew for each image where the training scale
+    is a range, then one random crop. `none`: as in evaluation.
     """
     size = preprocessing.size
     if kind == "none":
         return preprocessing.fit
     if kind == "random_resized":
         return v2.RandomResizedCrop(size, antialias=True)
-    resize = preprocessing.resize or min(size)
-    return v2.Compose([v2.Resize(resize, antialias=True), v2.RandomCrop(size)])
+    smallest, largest = preprocessing.train_scale or (preprocessing.resize or min(size),) * 2
+    sides = list(range(smallest, largest + 1))
+    return v2.Compose([v2.RandomShortestSize(sides, antialias=True), v2.RandomCrop(size)])
 
 
 def pad_crop_flip(images: Tensor, numbers: Tensor, *, pad: int, flip: bool) -> Tensor:
@@ -117,6 +123,48 @@ def pad_crop_flip(images: Tensor, numbers: Tensor, *, pad: int, flip: bool) -> T
     return padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
+def rescale_crop_flip(
+    images: Tensor, numbers: Tensor, *, scale: tuple[int, int], flip: bool
+) -> Tensor:
+    """The paper's section 3.1 for a batch: each image enlarged to its own S, cropped, mirrored.
+
+    The shortest side is resized to S (bilinear), an integer drawn from the range; the crop has the
+    images' own size. One sampling for the whole batch, on whatever device it is.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        numbers: (N, 4) in [0, 1): S, vertical position, horizontal position, mirror.
+        scale: the smallest and the largest S, pixels, at least the shortest side.
+        flip: whether to mirror.
+
+    Returns:
+        (N, C, H, W) uint8 in channels-last memory format.
+    """
+    height, width = images.shape[-2:]
+    smallest, largest = scale
+    short = smallest + (numbers[:, 0] * (largest - smallest + 1)).long()
+    rows = _crop_positions(numbers[:, 1], short, height, min(height, width))
+    columns = _crop_positions(numbers[:, 2], short, width, min(height, width))
+    if flip:
+        columns = torch.where(numbers[:, 3:] < 0.5, columns.flip(1), columns)
+    grid = torch.stack(
+        (columns[:, None, :].expand(-1, height, -1), rows[:, :, None].expand(-1, -1, width)), dim=3
+    )
+    # Outside the outermost pixels' centres they go on, as in resizing.
+    crops = torch.nn.functional.grid_sample(
+        images.float(), grid, padding_mode="border", align_corners=False
+    )
+    return crops.round().to(torch.uint8, memory_format=torch.channels_last)
+
+
+def _crop_positions(number: Tensor, short: Tensor, side: int, shortest: int) -> Tensor:
+    """(N, side): where along one axis the crop's pixels lie, the image from -1 to 1."""
+    resized = short * side // shortest  # as torchvision truncates the longer side
+    offset = (number * (resized - side + 1)).long()
+    pixels = offset[:, None] + torch.arange(side, device=number.device)
+    return (2 * pixels + 1) / resized[:, None] - 1
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """Random changes of a whole training batch on its device."""
@@ -125,15 +173,34 @@ class Augmentation:
     num_classes: int
     pad: int = 0
     flip: bool = False
+    scale: tuple[int, int] | None = None
+    """Enlarge to a shortest side from this range, and crop; for images kept in memory."""
+    colour_axes: ColourAxes | None = None
+    colour_deviation: float = 0.0
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
 
-    def shift_and_flip(self, images: Tensor, epoch: int, indices: Tensor) -> Tensor:
-        """Crop after padding and mirror, each image by its own numbers. uint8 in, uint8 out."""
+    def crop_and_flip(self, images: Tensor, epoch: int, indices: Tensor) -> Tensor:
+        """Crop after padding or enlarging, and mirror. uint8 in, uint8 out.
+
+        Each image goes by its own numbers.
+        """
+        if self.scale is not None:
+            numbers = uniforms(self.seed, epoch, indices, 4)
+            return rescale_crop_flip(images, numbers, scale=self.scale, flip=self.flip)
         if not (self.pad or self.flip):
             return images
         numbers = uniforms(self.seed, epoch, indices, 3)
         return pad_crop_flip(images, numbers, pad=self.pad, flip=self.flip)
+
+    def shift_colours(
+        self, images: Tensor, std: tuple[float, ...], epoch: int, indices: Tensor
+    ) -> Tensor:
+        """Krizhevsky's colour shift of normalised images, whose pixels were divided by `std`."""
+        if self.colour_axes is None:
+            return images
+        shift = self.colour_axes.shift(self.colour_deviation, self.seed, epoch, indices)
+        return images + shift / _per_channel(std, images.device)
 
     def mix(self, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """MixUp or CutMix, chosen with equal chance where both are on.

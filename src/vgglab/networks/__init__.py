@@ -3,19 +3,24 @@
 Import from here; the modules behind may move.
 """
 
+from vgglab.networks.build import build_vgg
 from vgglab.networks.dense import DenseVGG, to_dense
 from vgglab.networks.layers import extract, layer_names
+from vgglab.networks.perceptual import PerceptualLoss
 from vgglab.networks.receptive_field import ReceptiveField, receptive_field
-from vgglab.networks.vgg import VGG, build_vgg
+from vgglab.networks.transfer import initialise_from
+from vgglab.networks.vgg import VGG
 from vgglab.networks.weights import WeightsError, load_weights, read_state_dict
 
 __all__ = [
     "VGG",
     "DenseVGG",
+    "PerceptualLoss",
     "ReceptiveField",
     "WeightsError",
     "build_vgg",
     "extract",
+    "initialise_from",
     "layer_names",
     "load_weights",
     "read_state_dict",

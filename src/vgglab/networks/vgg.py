@@ -1,21 +1,31 @@
-"""The six networks of the paper's Table 1: one table of configurations, one class."""
+"""The six networks of the paper's Table 1, and one of section 4.1: one table, one class."""
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 
-from vgglab.networks.weights import load_weights
-
 Name = Literal[
-    "vgg11", "vgg11_lrn", "vgg13", "vgg16_1x1", "vgg16", "vgg19", "A", "A-LRN", "B", "C", "D", "E"
+    "vgg11",
+    "vgg11_lrn",
+    "vgg13",
+    "vgg16_1x1",
+    "vgg16",
+    "vgg19",
+    "vgg13_5x5",
+    "A",
+    "A-LRN",
+    "B",
+    "C",
+    "D",
+    "E",
+    "B-5x5",
 ]
 Head = Literal["imagenet", "compact"]
 Init = Literal["kaiming", "paper", "glorot"]
 
 
 class Column(NamedTuple):
-    """A column of Table 1."""
+    """A column of Table 1, or a variant of one."""
 
     letter: str
     kernels: tuple[tuple[int, ...], ...]
@@ -33,6 +43,8 @@ CONFIGURATIONS = {
     "vgg16_1x1": Column("C", ((3, 3), (3, 3), (3, 3, 1), (3, 3, 1), (3, 3, 1))),
     "vgg16": Column("D", ((3, 3), (3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3))),
     "vgg19": Column("E", ((3, 3), (3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3))),
+    # Not in Table 1: section 4.1 replaces each pair of B's by one 5x5, and loses 7 points of top-1.
+    "vgg13_5x5": Column("B-5x5", ((5,), (5,), (5,), (5,), (5,))),
 }
 
 DENSE_INPUT = 7  # side of the map that the first dense layer takes: 224 / 2^5 (five pools)
@@ -50,6 +62,8 @@ class VGG(nn.Module):
     """The canonical name: a letter of the paper is resolved."""
     smallest_image: int
     """Shortest accepted side in pixels: each pool halves it, rounding down, and 1 must be left."""
+    inherited: list[str]
+    """The layers that `initialise_from` took from a trained column A; empty otherwise."""
 
     def __init__(
         self,
@@ -76,6 +90,7 @@ class VGG(nn.Module):
         self.max_pools = len(STAGE_CHANNELS) if max_pools is None else max_pools
         self.init = init
         self.smallest_image = 2**self.max_pools
+        self.inherited = []
         self.features = self._features()
         self.avgpool: nn.Module
         if head == "imagenet":
@@ -146,66 +161,6 @@ class VGG(nn.Module):
                 nn.init.normal_(module.weight, std=0.01)
             assert module.bias is not None
             nn.init.zeros_(module.bias)
-
-
-def build_vgg(
-    name: Name,
-    *,
-    num_classes: Annotated[int, Gt(0)] = 1000,
-    batch_norm: bool = False,
-    head: Head = "imagenet",
-    dropout: Annotated[float, Ge(0), Lt(1)] = 0.5,
-    in_channels: Annotated[int, Gt(0)] = 3,
-    width: Annotated[float, Gt(0)] = 1.0,
-    max_pools: Annotated[int, Ge(0), Le(len(STAGE_CHANNELS))] | None = None,
-    init: Init = "kaiming",
-    weights: str | None = None,
-) -> VGG:
-    """Build a network of the paper's Table 1; state-dict keys and shapes are torchvision's.
-
-    Args:
-        name: `vgg11 vgg11_lrn vgg13 vgg16_1x1 vgg16 vgg19`, or the column: `A A-LRN B C D E`.
-        num_classes: logits an image.
-        batch_norm: batch normalisation between each convolution and its ReLU.
-        head: `imagenet` averages the last map to 7x7 and has the paper's three dense layers,
-            4096-4096-classes; `compact` averages it to 1x1 and has one, for small images.
-        dropout: probability before each dense layer but the first of `imagenet`, or before the
-            only one of `compact`; acts in training mode alone.
-        in_channels: channels of the images.
-        width: factor on every channel count and on 4096, rounded, at least 1 each.
-        max_pools: only the first so many stages end in a pool, for images below 32 pixels: a side
-            must be at least 2 ** max_pools. The last pools go first, so that every layer up to the
-            last pool that stays keeps the paper's receptive field and cost.
-        init: `kaiming` as torchvision (fan-out normal; dense layers N(0, 0.01^2)), the same
-            numbers for the same seed; `paper` as section 3.1, N(0, variance 0.01), from which the
-            deeper columns learn only after pre-training; `glorot` (uniform), which the authors
-            later found to need none (section 3.1). Biases are zero.
-        weights: what to load afterwards; see `vgglab.networks.load_weights`.
-
-    Raises:
-        ValueError: an unknown name, head or init, or a number out of range.
-        WeightsError: `weights` cannot be read or does not fit.
-    """
-    pools_known = max_pools is None or 0 <= max_pools <= len(STAGE_CHANNELS)
-    if not (num_classes > 0 and in_channels > 0 and width > 0 and 0 <= dropout < 1 and pools_known):
-        raise ValueError(
-            f"{num_classes=}, {in_channels=} and {width=} must be positive, {dropout=} at least 0 "
-            f"and below 1, and {max_pools=} from 0 to {len(STAGE_CHANNELS)} or None"
-        )
-    network = VGG(
-        name,
-        num_classes=num_classes,
-        batch_norm=batch_norm,
-        head=head,
-        dropout=dropout,
-        in_channels=in_channels,
-        width=width,
-        max_pools=max_pools,
-        init=init,
-    )
-    if weights is not None:
-        load_weights(network, weights)
-    return network
 
 
 def check_size(images: Tensor, smallest: int) -> None:

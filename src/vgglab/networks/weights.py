@@ -45,12 +45,26 @@ def load_weights(network: nn.Module, source: str | Path) -> list[str]:
     wanted = network.state_dict()
     dropped = _last_layer_of_other_classes(given, wanted)
     unused = {key: given.pop(key) for key in dropped}
+    if problems := misfits(given, {key: v for key, v in wanted.items() if key not in dropped}):
+        raise WeightsError(f"{path} does not fit {_described(network)}: {problems}")
+    network.load_state_dict(given, strict=False)
+    if dropped:
+        changes = ", ".join(_change(key, value, wanted) for key, value in unused.items())
+        warnings.warn(
+            f"{path} is for another number of classes; left as initialised: {changes}",
+            stacklevel=2,
+        )
+    return dropped
+
+
+def misfits(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """What keeps one state dict from standing in for another; empty if nothing does."""
     missing = [
         key
         for key in wanted
         # Files from before torch 0.4.1 lack these counters; with a fixed momentum nothing reads
         # them.
-        if key not in given and key not in dropped and not key.endswith(".num_batches_tracked")
+        if key not in given and not key.endswith(".num_batches_tracked")
     ]
     misshapen = [
         _change(key, value, wanted)
@@ -62,18 +76,7 @@ def load_weights(network: nn.Module, source: str | Path) -> list[str]:
         _listed("unexpected", [key for key in given if key not in wanted]),
         _listed("of another shape", misshapen),
     ]
-    if any(problems):
-        raise WeightsError(
-            f"{path} does not fit {_described(network)}: {'; '.join(filter(None, problems))}"
-        )
-    network.load_state_dict(given, strict=False)
-    if dropped:
-        changes = ", ".join(_change(key, value, wanted) for key, value in unused.items())
-        warnings.warn(
-            f"{path} is for another number of classes; left as initialised: {changes}",
-            stacklevel=2,
-        )
-    return dropped
+    return "; ".join(filter(None, problems))
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:

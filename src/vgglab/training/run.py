@@ -64,7 +64,10 @@ def train(job: TrainConfig) -> dict[str, float]:
     seed_everything(job.seed, verbose=False)
     data = _data(job)
     preprocessing = data.preprocessing
-    network: nn.Module = job.model.build_for(len(data.classes), preprocessing.channels)
+    model = job.model
+    if checkpoint is not None and model.accepts("init_from"):
+        model = model.with_arguments(init_from=None)  # the checkpoint brings all layers
+    network: nn.Module = model.build_for(len(data.classes), preprocessing.channels)
     summary = summarize(network, (preprocessing.channels, *preprocessing.size))
     if checkpoint is not None:
         _refuse_another_configuration(job, checkpoint)
@@ -78,6 +81,9 @@ def train(job: TrainConfig) -> dict[str, float]:
         open_run_folder(run_dir, job.composition)
         console.print(summary.table())
         _introduce(job, data, trainer, checkpoint)
+        if inherited := getattr(network, "inherited", []):
+            source = job.model.arguments["init_from"]
+            console.print(f"layers from {source}: {', '.join(inherited)}")
     started = time.monotonic()
     _fit(trainer, classifier, data, checkpoint)
     seconds = time.monotonic() - started
