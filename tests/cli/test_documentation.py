@@ -20,14 +20,17 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
 
 
 def documented() -> list[tuple[str, list[str]]]:
-    readme = commands((ROOT / "README.md").read_text(encoding="utf-8"))
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    readme = commands("\n".join(page.read_text(encoding="utf-8") for page in pages))
     files = sorted((ROOT / "conf").rglob("*.yaml"))
     heads = [line.removeprefix("# ") for path in files for line in path.read_text().splitlines()]
     return readme + commands("\n".join(heads))
 
 
 def experiments() -> list[str]:
-    return sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))
+    folder = ROOT / "conf/experiment"
+    paths = sorted(folder.rglob("*.yaml"))
+    return [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
 
 
 def test_the_readme_opens_with_the_two_commands() -> None:
@@ -52,7 +55,8 @@ def test_the_readme_names_every_script_and_group() -> None:
         if folder.is_dir() and folder.name not in ("hydra", "local", "loss"):
             assert f"`{folder.name}`" in readme
     for name in experiments():
-        assert f"`{name}`" in readme
+        page = "docs/paper.md" if name.startswith("paper/") else "README.md"
+        assert f"`{name.removeprefix('paper/')}`" in (ROOT / page).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("command", documented(), ids=lambda c: " ".join([c[0], *c[1]])[:80])

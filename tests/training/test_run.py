@@ -12,6 +12,7 @@ from tests.conftest import TINY, Compose
 from vgglab.config.schema import EvaluateConfig, TrainConfig, parse
 from vgglab.errors import InputError
 from vgglab.evaluation.evaluate import evaluate
+from vgglab.evaluation.trained import load_trained
 from vgglab.training import run as run_module
 from vgglab.training.run import train
 
@@ -321,3 +322,18 @@ def test_bad_input_is_refused_before_anything_is_written(
             )
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_deeper_network_begins_with_layers_of_a_trained_a(
+    composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Section 3.1; resumed, the run needs the file no more."""
+    train(parse(composed("train", *TINY, run_dir=tmp_path / "a"), TrainConfig))
+    donor = tmp_path / "a/checkpoints/best.ckpt"
+    deeper = [*TINY, "model=vgg16", f"model.init_from={donor}"]
+    train(parse(composed("train", *deeper, "trainer.max_epochs=1"), TrainConfig))
+    assert f"layers from {donor}: conv1_1, conv2_1, conv3_1, conv3_2, fc" in capsys.readouterr().out
+    donor.unlink()
+    train(parse(composed("train", *deeper, "resume=auto"), TrainConfig))
+    evaluated = load_trained(tmp_path / "run/checkpoints/best.ckpt")  # nor does who uses it
+    assert evaluated.config["model"]["init_from"] == str(donor)

@@ -49,7 +49,8 @@ class ImageFolder(ImageDataModule):
             files. Images that are to be resized are read as files.
         resize_size: the shortest side before the centre crop. None: the centre of `train_scale`,
             or without one 256/224 of `image_size`.
-        crop: of training images read as files, see `train_crop`.
+        crop: of training images read as files, see `train_crop`. None: `random` where `train_scale`
+            is set, else `random_resized`.
         mean: per channel, of pixels scaled to 0..1. Default ImageNet's.
         std: likewise.
         **common: see `ImageDataModule`.
@@ -66,7 +67,7 @@ class ImageFolder(ImageDataModule):
         memory_limit_gib: Annotated[float, Gt(0)] = 4.0,
         image_size: Count | None = None,
         resize_size: Count | None = None,
-        crop: TrainCrop = "random_resized",
+        crop: TrainCrop | None = None,
         mean: Mean = IMAGENET_MEAN,
         std: Std = IMAGENET_STD,
         **common: Any,
@@ -78,7 +79,9 @@ class ImageFolder(ImageDataModule):
         self.memory_limit_gib = memory_limit_gib
         self.image_size = image_size
         self.resize_size = resize_size
-        self.file_crop = crop
+        self.file_crop: TrainCrop = crop or (
+            "random_resized" if self.train_scale is None else "random"
+        )
         self.mean = tuple(mean)
         self.std = tuple(std)
 

@@ -150,13 +150,13 @@ class ImageDataModule(LightningDataModule):
             self.sets["test"] = self._loaded("test")
 
     def _setup_training(self) -> None:
-        self._check_augmentation()
         train, validation = self._loaded("train"), self.load("val")
         if validation is None:
             if not self.validation_fraction:
                 raise InputError("data.validation_fraction=0, but this data has no validation set")
             kept, held_out = stratified_split(train.labels, self.validation_fraction, self.seed)
             train, validation = train.subset(kept), train.subset(held_out)
+        self._check_augmentation()
         self.sets["train"], self.sets["val"] = train, validation
 
     def _check_augmentation(self) -> None:
