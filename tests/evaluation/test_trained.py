@@ -2,27 +2,34 @@
 
 import csv
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+from torchvision.models import VGG11_Weights
 
-from tests.conftest import TINY, Compose
-from vgglab.config.schema import EvaluateConfig, PredictConfig, TrainConfig, parse
+from tests.conftest import ROOT, TINY, Compose
+from vgglab.config.schema import Network, PredictConfig, TrainConfig, parse
 from vgglab.errors import InputError
-from vgglab.evaluation.evaluate import evaluate
 from vgglab.evaluation.predict import find_images, predict
-from vgglab.evaluation.trained import load_trained
+from vgglab.evaluation.trained import load_trained, subject
+from vgglab.networks import build_vgg
 from vgglab.training.run import train
 
 
-@pytest.fixture
-def run(composed: Compose, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run's folder."""
-    folder = tmp_path / "run"
-    train(parse(composed("train", *TINY, run_dir=folder), TrainConfig))
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", overrides=[f"run_dir={folder}", "name=test", *TINY])
+    train(parse(config, TrainConfig))
     return folder
 
 
@@ -48,37 +55,12 @@ def test_a_checkpoint_rebuilds_its_network(run: Path) -> None:
     assert trained.preprocessing.size == (32, 32)
 
 
-def test_evaluation_equals_the_runs_own_test(run: Path, composed: Compose, tmp_path: Path) -> None:
-    folder = tmp_path / "evaluation"
-    checkpoint = run / "checkpoints/best.ckpt"
-    job = parse(composed("evaluate", f"checkpoint={checkpoint}", run_dir=folder), EvaluateConfig)
-    result = evaluate(job)
-    assert result == pytest.approx(json.loads((run / "metrics.json").read_text()), rel=1e-5)
-    assert json.loads((folder / "metrics.json").read_text()) == result
-
-
-def test_other_data_must_have_the_same_classes(run: Path, composed: Compose) -> None:
-    checkpoint = f"checkpoint={run / 'checkpoints/best.ckpt'}"
-    other = ("data=synthetic", "data.num_classes=5")
-    with pytest.raises(InputError, match="5 classes are not the 4"):
-        evaluate(parse(composed("evaluate", checkpoint, *other), EvaluateConfig))
-
-
-def test_weights_need_a_model_and_data(run: Path, composed: Compose) -> None:
-    weights = f"weights={run / 'checkpoints/best.ckpt'}"
-    with pytest.raises(InputError, match="also needs model"):
-        evaluate(parse(composed("evaluate", weights), EvaluateConfig))
-    with pytest.raises(InputError, match="give checkpoint"):
-        evaluate(parse(composed("evaluate"), EvaluateConfig))
-    sections = ("model=vgg11", "model.head=compact", "model.width=0.0625", "data=synthetic")
-    job = parse(composed("evaluate", weights, *sections, "data.num_classes=4"), EvaluateConfig)
-    assert 0 <= evaluate(job)["test/top1"] <= 1
-    job = parse(composed("evaluate", weights, *sections, "data.num_classes=5"), EvaluateConfig)
-    with (
-        pytest.warns(UserWarning, match="another number of classes"),
-        pytest.raises(InputError, match="do not fit 5 classes"),
-    ):
-        evaluate(job)
+def test_what_the_network_began_with_may_be_gone(run: Path, tmp_path: Path) -> None:
+    checkpoint = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    section = checkpoint["vgglab"]["config"]["model"]
+    section["weights"] = section["init_from"] = str(tmp_path / "gone.ckpt")
+    torch.save(checkpoint, tmp_path / "later.ckpt")
+    assert len(load_trained(tmp_path / "later.ckpt").classes) == 4
 
 
 def prediction(
@@ -144,3 +126,62 @@ def test_a_strangers_checkpoint_builds_no_strangers_code(run: Path, tmp_path: Pa
     torch.save(checkpoint, tmp_path / "stranger.ckpt")
     with pytest.raises(InputError, match=r"os\.system is outside"):
         load_trained(tmp_path / "stranger.ckpt")
+
+
+def small(**arguments: object) -> Network:
+    target = {"_target_": "vgglab.networks.build_vgg", "name": "vgg11", "width": 0.05}
+    return Network.model_validate({**target, **arguments}).checked("model")
+
+
+def save(state: Mapping[str, Tensor], path: Path) -> None:
+    (save_file if path.suffix == ".safetensors" else torch.save)(dict(state), path)
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_weights_say_how_many_classes_they_are_for(name: str, tmp_path: Path) -> None:
+    network = build_vgg("vgg11", width=0.05, num_classes=7)
+    save(network.state_dict(), tmp_path / name)
+    found = subject(None, str(tmp_path / name), small(weights="gone.pth"))
+    assert list(found.classes) == [f"class {label}" for label in range(7)]
+    assert not found.network.training
+    for key, value in found.network.state_dict().items():
+        assert torch.equal(value, network.state_dict()[key])
+
+
+def test_a_thousand_classes_are_imagenets_and_so_is_the_input(tmp_path: Path) -> None:
+    save(build_vgg("vgg11", width=0.05).state_dict(), tmp_path / "weights.pth")
+    found = subject(None, str(tmp_path / "weights.pth"), small())
+    published = VGG11_Weights.IMAGENET1K_V1
+    assert list(found.classes) == published.meta["categories"]
+    image = torch.randint(256, (3, 300, 411), dtype=torch.uint8)
+    ours = found.preprocessing.normalize(found.preprocessing.fit(image)[None])
+    theirs = published.transforms()(image)
+    assert (ours[0] - theirs).abs().max() < 1.01 / 255 / 0.224  # a grey level, of rounding
+
+
+def test_public_weights_are_torchvisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = VGG11_Weights.IMAGENET1K_V1.url.rpartition("/")[2]
+    (tmp_path / "checkpoints").mkdir()
+    network = build_vgg("vgg11", width=0.05)
+    save(network.state_dict(), tmp_path / "checkpoints" / wanted)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    found = subject(None, "IMAGENET1K_V1", small())
+    key = "features.0.weight"
+    assert torch.equal(found.network.state_dict()[key], network.state_dict()[key])
+
+
+def test_a_subject_is_a_checkpoint_or_weights_in_a_model(run: Path, tmp_path: Path) -> None:
+    checkpoint = str(run / "checkpoints/best.ckpt")
+    assert list(subject(checkpoint, None, None).classes) == [f"class {i}" for i in range(4)]
+    save({"other.weight": torch.zeros(3, 3)}, tmp_path / "other.pth")
+    refused = [
+        ((None, None, small()), "give checkpoint"),
+        ((checkpoint, checkpoint, None), "give checkpoint"),
+        ((checkpoint, None, small()), "checkpoint's own"),
+        ((None, checkpoint, None), "also needs model"),
+        ((None, str(tmp_path / "other.pth"), small()), r"no classifier\.6\.bias"),
+        ((None, str(tmp_path / "gone.pth"), small()), "no weights at"),
+    ]
+    for (file, weights, model), message in refused:
+        with pytest.raises(InputError, match=message):
+            subject(file, weights, model)

@@ -200,7 +200,7 @@ class PredictConfig(Job):
 class PaperTablesConfig(Job):
     """conf/paper_tables.yaml"""
 
-    table: list[Annotated[int, Field(ge=1, le=7)]]
+    table: list[int]
     checkpoints: list[str]
     data: Data | None = None
     cache: str
@@ -217,6 +217,13 @@ class PaperTablesConfig(Job):
             return list(range(int(ends[1]), int(ends[2]) + 1))
         return table if isinstance(table, list) else [table]
 
+    @field_validator("table")
+    @classmethod
+    def _tables_exist(cls, table: list[int]) -> list[int]:
+        if not table or min(table) < 1 or max(table) > 7:
+            raise ValueError(f"{table}; choices: one or several of the paper's tables 1 to 7")
+        return table
+
     @field_validator("checkpoints", mode="before")
     @classmethod
     def _several_checkpoints(cls, checkpoints: Any) -> Any:
@@ -224,8 +231,6 @@ class PaperTablesConfig(Job):
 
     @model_validator(mode="after")
     def _has_networks(self) -> "PaperTablesConfig":
-        if not self.table:
-            raise ValueError("table=[] asks for none; the tables are 1 to 7")
         measured = [number for number in self.table if number > 2]
         if measured and not self.checkpoints:
             raise ValueError(f"table={measured[0]} is measured: give checkpoints=[PATH,...]")

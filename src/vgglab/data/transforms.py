@@ -41,8 +41,7 @@ class Preprocessing:
 
         Grey images become RGB and RGB images grey when the network wants the other.
         """
-        if image.shape[-3] != self.channels:
-            image = (v2.functional.rgb_to_grayscale if self.channels == 1 else _to_rgb)(image)
+        image = with_channels(image, self.channels)
         shortest = self.resize or min(self.size)
         image = v2.functional.resize(image, [shortest], antialias=True)
         return v2.functional.center_crop(image, list(self.size))
@@ -75,7 +74,12 @@ def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, device=device).view(-1, 1, 1)
 
 
-def _to_rgb(image: Tensor) -> Tensor:
+def with_channels(image: Tensor, channels: int) -> Tensor:
+    """(..., C, H, W) with 1 or 3 channels: RGB becomes grey and grey RGB if the other is wanted."""
+    if image.shape[-3] == channels:
+        return image
+    if channels == 1:
+        return v2.functional.rgb_to_grayscale(image)
     return v2.functional.grayscale_to_rgb(image[..., :1, :, :])
 
 

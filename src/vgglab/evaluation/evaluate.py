@@ -1,5 +1,7 @@
-"""scripts/evaluate.py: a checkpoint, or public weights, on the test images of a data source."""
+"""scripts/evaluate.py: checkpoints, or public weights, on the test images of a data source."""
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
@@ -8,8 +10,16 @@ from vgglab.config.schema import Data, EvaluateConfig
 from vgglab.data import ImageDataModule
 from vgglab.data.transforms import Preprocessing
 from vgglab.errors import InputError
-from vgglab.evaluation.protocols import center_crop, find_device
-from vgglab.evaluation.trained import load_trained
+from vgglab.evaluation.protocols import (
+    Member,
+    check_members,
+    find_device,
+    paper_scales,
+    passes,
+    posteriors,
+    score,
+)
+from vgglab.evaluation.trained import Trained, load_trained
 from vgglab.networks import load_weights
 from vgglab.reporting.environment import open_run_folder, write_json
 from vgglab.reporting.terminal import print_result
@@ -19,76 +29,101 @@ def evaluate(job: EvaluateConfig) -> dict[str, float]:
     """Test and write `metrics.json` into the run's folder.
 
     Raises:
-        InputError: neither or both of checkpoint and weights, or files that do not fit.
+        InputError: neither or both of checkpoint and weights, files that do not fit each other or
+            the data, or a protocol or scale that the network cannot take.
     """
     device = find_device(job.device)
-    network, data, preprocessing = _subject(job)
+    members, data = _subject(job)
+    check_members(members, job.protocol)
     data.prepare_data()
     data.setup("test")
-    result = center_crop(
-        network,
-        data.test_dataloader(),
-        preprocessing.normalize,
-        num_classes=len(data.classes),
+    images = data.sets["test"]
+    start = time.perf_counter()
+    found = posteriors(
+        members,
+        images,
+        job.protocol,
         device=device,
         precision=job.precision,
+        batch_size=job.batch_size or data.batch_size,
+        num_workers=data.num_workers,
     )
+    seconds = time.perf_counter() - start
+    result = score(found, images.labels)
     folder = Path(job.run_dir)
     open_run_folder(folder, job.composition)
     write_json(folder / "metrics.json", result)
-    images = f"{len(data.sets['test']):,} test images of {type(data).__name__}"
     print_result(
         result,
         {
-            "what": str(
-                job.checkpoint or f"{job.model and job.model.arguments.get('name')} {job.weights}"
-            ),
-            "data": images,
-            "protocol": job.protocol,
+            "what": " + ".join(_names(job)),
+            "data": f"{len(images):,} test images of {type(data).__name__}",
+            "protocol": f"{job.protocol}, {_seen(job, members)}",
+            "rate": f"{len(images) / seconds:,.1f} images/s, {seconds:.1f} s",
             "run folder": str(folder),
         },
     )
     return result
 
 
-def _subject(job: EvaluateConfig) -> tuple[nn.Module, ImageDataModule, Preprocessing]:
-    """What is tested, on which data, with which input."""
+def _subject(job: EvaluateConfig) -> tuple[list[Member], ImageDataModule]:
+    """What is tested, and on which data."""
     if (job.checkpoint is None) == (job.weights is None):
         raise InputError("give checkpoint=PATH, or weights=... with model=... and data=...")
     if job.checkpoint is None:
-        return _public_weights(job)
+        network, data = _public_weights(job)
+        return [_member(job, network, data.preprocessing)], data
     if job.model is not None:
         raise InputError("model= is the checkpoint's own; give it with weights= alone")
-    trained = load_trained(Path(job.checkpoint), job.allowed_targets)
-    section = job.data or Data.model_validate(trained.config["data"])
-    section = section.checked("data", job.allowed_targets)
-    data = _data(section, job)
+    files = _names(job)
+    trained = [load_trained(Path(file), job.allowed_targets) for file in files]
+    section = job.data or Data.model_validate(trained[0].config["data"])
+    data = section.checked("data", job.allowed_targets).build("data")
+    for file, each in zip(files, trained, strict=True):
+        _check_classes(data, each, file, "data" if job.data else files[0])
+    return [_member(job, each.network, each.preprocessing) for each in trained], data
+
+
+def _check_classes(data: ImageDataModule, trained: Trained, file: str, source: str) -> None:
     if list(data.classes) != list(trained.classes):
         raise InputError(
-            f"data: its {len(data.classes)} classes are not the {len(trained.classes)} "
-            f"that {job.checkpoint} was trained on"
+            f"{source}: its {len(data.classes)} classes are not the {len(trained.classes)} "
+            f"that {file} was trained on"
         )
-    ours, theirs = data.preprocessing, trained.preprocessing
-    if (ours.size, ours.resize) != (theirs.size, theirs.resize):
-        raise InputError(
-            f"data: images come at {ours.size} (shortest side {ours.resize}), but "
-            f"{job.checkpoint} was trained at {theirs.size} ({theirs.resize})"
-        )
-    return trained.network, data, theirs
 
 
-def _public_weights(job: EvaluateConfig) -> tuple[nn.Module, ImageDataModule, Preprocessing]:
+def _public_weights(job: EvaluateConfig) -> tuple[nn.Module, ImageDataModule]:
     if job.model is None or job.data is None or job.weights is None:
         raise InputError("weights=... also needs model=... and data=...")
-    data = _data(job.data, job)
+    data: ImageDataModule = job.data.build("data")
     network: nn.Module = job.model.build_for(len(data.classes), data.preprocessing.channels)
     if dropped := load_weights(network, job.weights):
         raise InputError(f"weights={job.weights} do not fit {len(data.classes)} classes: {dropped}")
-    return network, data, data.preprocessing
+    return network, data
 
 
-def _data(section: Data, job: EvaluateConfig) -> ImageDataModule:
-    if job.batch_size is not None:
-        section = section.with_arguments(batch_size=job.batch_size)
-    data: ImageDataModule = section.build("data")
-    return data
+def _member(job: EvaluateConfig, network: nn.Module, preprocessing: Preprocessing) -> Member:
+    if isinstance(job.scales, list):
+        scales = job.scales
+    elif job.scales is None and preprocessing.resize is not None:
+        scales = [preprocessing.resize]  # as in the run's own test
+    else:
+        scales = paper_scales(preprocessing, several=job.scales == "auto")
+    return Member(network, preprocessing, scales)
+
+
+def _names(job: EvaluateConfig) -> list[str]:
+    """The checkpoints' files, or the model and its weights."""
+    if job.checkpoint is not None:
+        return [job.checkpoint] if isinstance(job.checkpoint, str) else job.checkpoint
+    return [f"{job.model and job.model.arguments.get('name')} {job.weights}"]
+
+
+def _seen(job: EvaluateConfig, members: Sequence[Member]) -> str:
+    """How each network saw each image, once where all did the same."""
+    found = []
+    for member in members:
+        shown = ", ".join(map(str, member.scales))
+        word = "scale" if len(member.scales) == 1 else "scales"
+        found.append(f"{word} {shown} ({passes(job.protocol, len(member.scales))})")
+    return " + ".join(dict.fromkeys(found))

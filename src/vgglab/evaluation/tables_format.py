@@ -1,0 +1,131 @@
+"""One table of results as Markdown, CSV and LaTeX, and on the terminal."""
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    # After the end of a row, a bracket would be read as an option of it.
+    "[": "{[}",
+    "]": "{]}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """A table of ready-made cells, an empty text where there is no figure."""
+
+    number: int
+    """The paper's."""
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    text_columns: int
+    """So many columns from the left hold words, the others figures."""
+    notes: Sequence[str] = ()
+    """Sentences to stand below it."""
+    data: str | None = None
+    """What it was measured on."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """The files behind the rows, by name; not on the terminal, where one list does for all."""
+
+    def markdown(self) -> str:
+        """A heading, a pipe table, and the notes as a list."""
+        cells = [[cell.replace("|", r"\|") for cell in row] for row in (self.headings, *self.rows)]
+        widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+        rule = [
+            "-" * width if self._is_text(i) else "-" * (width - 1) + ":"
+            for i, width in enumerate(widths)
+        ]
+        lines = [
+            "| " + " | ".join(self._padded(row, widths)) + " |"
+            for row in (cells[0], rule, *cells[1:])
+        ]
+        notes = [f"- {_markdown(note)}" for note in self._all_notes()]
+        blocks = [f"### {_markdown(self._caption())}", "\n".join(lines), "\n".join(notes)]
+        return "\n\n".join(filter(None, blocks)) + "\n"
+
+    def csv(self) -> str:
+        """A line of headings, then the rows; a last column names the data."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        extra = [] if self.data is None else [self.data]
+        writer.writerow([*self.headings, *(["data"] if extra else [])])
+        writer.writerows([*row, *extra] for row in self.rows)
+        return text.getvalue()
+
+    def latex(self) -> str:
+        """A floating table for a document that loads `booktabs`."""
+        alignment = "".join("l" if self._is_text(i) else "r" for i in range(len(self.headings)))
+        head, *body = (" & ".join(map(_latex, row)) + r" \\" for row in (self.headings, *self.rows))
+        notes = [rf"  \par\footnotesize {_latex(note)}" for note in self._all_notes()]
+        lines = [
+            r"\begin{table}",
+            r"  \centering",
+            rf"  \caption{{{_latex(self._full_title())}}}",
+            rf"  \label{{tab:vgg-table-{self.number}}}",
+            rf"  \begin{{tabular}}{{{alignment}}}",
+            r"    \toprule",
+            f"    {head}",
+            r"    \midrule",
+            *(f"    {row}" for row in body),
+            r"    \bottomrule",
+            r"  \end{tabular}",
+            *notes,
+            r"\end{table}",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def rich(self) -> Group:
+        """For the terminal: the title, the table, the notes, an empty line."""
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            padding=(0, 1, 0, 0),  # Table 1 has seven columns for 80 characters
+        )
+        for i, heading in enumerate(self.headings):
+            table.add_column(Text(heading), justify="left" if self._is_text(i) else "right")
+        for row in self.rows:
+            table.add_row(*map(Text, row))
+        return Group(Text(self._caption(), style="bold"), table, *map(Text, self.notes), "")
+
+    def _all_notes(self) -> list[str]:
+        return [*self.notes, *(f"{name}: {source}" for name, source in self.sources.items())]
+
+    def _caption(self) -> str:
+        return f"Table {self.number}: {self._full_title()}"
+
+    def _full_title(self) -> str:
+        return self.title if self.data is None else f"{self.title}; {self.data}"
+
+    def _is_text(self, column: int) -> bool:
+        return column < self.text_columns
+
+    def _padded(self, row: Sequence[str], widths: Sequence[int]) -> list[str]:
+        return [
+            cell.ljust(width) if self._is_text(i) else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _markdown(text: str) -> str:
+    """Without what Markdown would take for emphasis, links or HTML."""
+    return re.sub(r"([\\`*_\[\]<>])", r"\\\1", text)
