@@ -39,9 +39,9 @@ def initialise_from(network: VGG, source: str | Path) -> list[str]:
     same_classes = f"{path}.bias" in given and given[f"{path}.bias"].shape == (network.num_classes,)
     wanted = donor.state_dict()
     if not same_classes:
-        for tensors in (given, wanted):
-            for key in (f"{path}.weight", f"{path}.bias"):
-                tensors.pop(key, None)
+        for key in (f"{path}.weight", f"{path}.bias"):
+            given.pop(key, None)
+            wanted.pop(key, None)
     if problems := misfits(given, wanted):
         raise WeightsError(
             f"model.init_from={source} is no column A with head={network.head}, "
