@@ -4,7 +4,7 @@ from torch import nn
 
 from vgglab.networks import build_vgg, to_dense
 
-NAMES = ("vgg11", "vgg11_lrn", "vgg13", "vgg16_1x1", "vgg16", "vgg19")
+NAMES = ("vgg11", "vgg11_lrn", "vgg13", "vgg16_1x1", "vgg16", "vgg19", "vgg13_5x5")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -3,10 +3,11 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torchvision import models
 
 from vgglab.networks import build_vgg, extract, receptive_field, to_dense
 
-NAMES = ("vgg11", "vgg11_lrn", "vgg13", "vgg16_1x1", "vgg16", "vgg19")
+NAMES = ("vgg11", "vgg11_lrn", "vgg13", "vgg16_1x1", "vgg16", "vgg19", "vgg13_5x5")
 
 
 def test_vgg16_has_the_known_fields():
@@ -92,3 +93,161 @@ def test_changed_geometry_is_followed():
     first, pool = receptive_field(network)[:2]
     assert first[1:] == (5, 2, 0.5)
     assert pool[1:] == (7, 4, 1.5)
+
+
+def averaging(network):
+    """The same geometry, where every path counts and nothing is cut off."""
+    network = network.double().eval()
+    for path, module in list(network.named_modules()):
+        if isinstance(module, nn.MaxPool2d):
+            geometry = module.kernel_size, module.stride, module.padding, module.ceil_mode
+            network.set_submodule(path, nn.AvgPool2d(*geometry))
+        elif isinstance(module, nn.ReLU6):
+            network.set_submodule(path, nn.ReLU())
+        elif isinstance(module, nn.Conv2d):
+            nn.init.constant_(module.weight, 1 / module.weight[0].numel())
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network
+
+
+TORCHVISION = {
+    "alexnet": (lambda: models.AlexNet(num_classes=1), ["features.2", "features.12"]),
+    "resnet18": (
+        lambda: models.resnet18(num_classes=1),
+        ["conv1", "maxpool", "layer2.0.downsample.0", "layer3.1.conv1", "layer4.1.conv2"],
+    ),
+    "googlenet": (
+        lambda: models.GoogLeNet(1, aux_logits=False, init_weights=False),
+        ["maxpool1", "inception3a.branch3.1.conv", "inception4b.branch1.conv", "maxpool4"],
+    ),
+    "mobilenet_v2": (
+        lambda: models.MobileNetV2(num_classes=1, width_mult=0.1),
+        ["features.3.conv.1.0", "features.17.conv.2", "features.18.0"],
+    ),
+    "densenet121": (
+        lambda: models.DenseNet(2, (6, 12, 24, 16), 2, bn_size=1, num_classes=1),
+        ["features.pool0", "features.transition2.pool", "features.denseblock4.denselayer16.conv2"],
+    ),
+    "squeezenet1_1": (lambda: models.squeezenet1_1(num_classes=1), ["classifier.1"]),
+    "shufflenet_v2": (lambda: models.shufflenet_v2_x0_5(num_classes=1), ["conv5.0"]),
+}
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_branched_fields_are_the_support_of_the_gradient(name):
+    make, layers = TORCHVISION[name]
+    network = averaging(make())
+    rows = {row.name: row for row in receptive_field(network)}
+    largest = max(rows[layer].size for layer in layers)
+    # Narrow, to be fast: the width has its own test.
+    height = largest + 4 * rows[layers[-1]].jump
+    images = torch.ones(1, 3, height, 65, dtype=torch.float64, requires_grad=True)
+    outputs = {}
+    for layer in layers:
+
+        def keep(module, inputs, output, layer=layer):
+            outputs[layer] = output
+            return output.clone()  # for an in-place ReLU to overwrite
+
+        network.get_submodule(layer).register_forward_hook(keep)
+    network(images)
+    for layer in layers:
+        middle = outputs[layer].shape[2] // 2
+        (gradient,) = torch.autograd.grad(
+            outputs[layer][0, :, middle].sum(), images, retain_graph=True
+        )
+        seen = gradient[0, 0].any(1).nonzero().flatten()
+        row = rows[layer]
+        centre = row.start + middle * row.jump
+        edges = (centre - row.size / 2, centre + row.size / 2)
+        assert 0 <= edges[0] < edges[1] <= height, "the image must hold the whole field"
+        assert (int(seen[0]), int(seen[-1]) + 1) == edges, row
+
+
+# Araujo et al. 2019, distill.pub/2019/computing-receptive-fields, table 1, where torchvision's
+# geometry is theirs: the last layer before the global pool.
+@pytest.mark.parametrize(
+    ("name", "size"), [("alexnet", 195), ("vgg16", 212), ("densenet121", 2071)]
+)
+def test_published_sizes(name, size):
+    with torch.device("meta"):
+        network = getattr(models, name)()
+    assert max(row.size for row in receptive_field(network)) == size
+
+
+def test_ours_and_torchvisions_vgg16_agree():
+    with torch.device("meta"):
+        theirs, ours = models.vgg16_bn(), build_vgg("vgg16", batch_norm=True)
+    assert [row[1:] for row in receptive_field(theirs)] == [
+        row[1:] for row in receptive_field(ours)
+    ]
+
+
+def test_kernels_that_are_not_square_differ_by_axis():
+    network = nn.Sequential(
+        nn.Conv2d(3, 1, (1, 7), stride=(1, 2), padding=(0, 3)),
+        nn.Conv2d(1, 1, (5, 1), padding="same", dilation=(2, 1)),
+        nn.AvgPool2d((1, 3)),
+    )
+    assert [row[1:] for row in receptive_field(network)] == [(1, 1, 0.5), (9, 1, 0.5), (9, 1, 0.5)]
+    wide = [row[1:] for row in receptive_field(network, "width")]
+    assert wide == [(7, 2, 0.5), (7, 2, 0.5), (11, 6, 2.5)]
+    with torch.device("meta"):
+        inception = models.inception_v3(init_weights=False)
+    rows = {row.name: row for row in receptive_field(inception)}
+    across = {row.name: row for row in receptive_field(inception, "width")}
+    name = "Mixed_6b.branch7x7_2.conv"  # a 1x7, on maps 16 pixels apart
+    assert across[name].size - rows[name].size == 6 * 16
+    assert rows["Mixed_7c.branch_pool.conv"] == across["Mixed_7c.branch_pool.conv"]
+
+
+class Joined(nn.Module):
+    def __init__(self, *branches, join=lambda maps: torch.cat(maps, 1)):
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+        self.join = join
+        self.last = nn.Conv2d(1, 1, 1)
+
+    def forward(self, images):
+        return self.last(self.join([branch(images) for branch in self.branches]))
+
+
+def test_branches_join_to_the_interval_that_holds_both():
+    shifted = nn.Conv2d(3, 1, 3, padding=0)  # sees pixels 0 to 3, the other -1 to 2
+    rows = receptive_field(Joined(shifted, nn.Conv2d(3, 1, 3, padding=1)))
+    assert rows[-1] == ("last", 4, 1, 1.0)
+    added = Joined(
+        nn.Conv2d(3, 1, 5, padding=2), nn.Identity(), join=lambda maps: maps[0] + maps[1]
+    )
+    assert receptive_field(added)[-1] == ("last", 5, 1, 0.5)
+
+
+def test_what_is_not_known_is_refused_by_name():
+    other = nn.Conv2d(3, 1, 1), nn.Conv2d(3, 1, 3, stride=2, padding=1)
+    with pytest.raises(ValueError, match=r"cat joins maps whose outputs are \[1, 2\] pixels apart"):
+        receptive_field(Joined(*other))
+    same = nn.Conv2d(3, 1, 1), nn.Conv2d(3, 1, 1)
+    with pytest.raises(ValueError, match="cat: which positions cat mixes"):
+        receptive_field(Joined(*same, join=lambda maps: torch.cat(maps, 2)))
+    with pytest.raises(ValueError, match="transpose mixes"):
+        receptive_field(Joined(*same, join=lambda maps: maps[0].transpose(2, 3)))
+    with pytest.raises(ValueError, match="ConvTranspose2d mixes"):
+        receptive_field(nn.Sequential(nn.ConvTranspose2d(3, 1, 2, 2)))
+    with pytest.raises(ValueError, match=r"features\.0\.1\.permute"), torch.device("meta"):
+        receptive_field(models.convnext_tiny())
+
+    class Deciding(nn.Module):
+        def forward(self, images):
+            return images if images.sum() > 0 else -images
+
+    with pytest.raises(ValueError, match="cannot trace Deciding"):
+        receptive_field(Deciding())
+
+
+def test_rows_end_where_the_whole_image_is_seen():
+    with torch.device("meta"):
+        network = models.mobilenet_v3_large().train()
+    rows = receptive_field(network)
+    assert rows[-1].name == "features.4.block.1.0"  # before the first squeeze and excitation
+    assert all(module.training for module in network.modules())

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from vgglab.networks import VGG, build_vgg
 from vgglab.networks.vgg import CONFIGURATIONS, Name
 
-NAMES = ("vgg11", "vgg11_lrn", "vgg13", "vgg16_1x1", "vgg16", "vgg19")
-LETTERS = ("A", "A-LRN", "B", "C", "D", "E")
+NAMES = ("vgg11", "vgg11_lrn", "vgg13", "vgg16_1x1", "vgg16", "vgg19", "vgg13_5x5")
+LETTERS = ("A", "A-LRN", "B", "C", "D", "E", "B-5x5")
 
 # Table 1 of the paper once more, by hand: (channels, kernel) of each convolution, a stage a line.
 TABLE = {
@@ -38,6 +38,8 @@ TABLE = {
     "vgg19": [[(64, 3)] * 2, [(128, 3)] * 2, [(256, 3)] * 4, [(512, 3)] * 4, [(512, 3)] * 4],
 }
 TABLE["vgg11_lrn"] = TABLE["vgg11"]
+# Section 4.1: each pair of 3x3 replaced by one 5x5.
+TABLE["vgg13_5x5"] = [[(channels, 5)] for channels, _ in (stage[0] for stage in TABLE["vgg13"])]
 
 
 def count(network: nn.Module) -> int:
@@ -53,6 +55,8 @@ def count(network: nn.Module) -> int:
         ("C", False, 133_638_952),
         ("D", False, 138_357_544),
         ("E", False, 143_667_240),
+        # 25 C C' in place of 9 C C' + 9 C' C', and a layer of biases fewer, in each stage of B
+        ("B-5x5", False, 134_503_528),
         ("A", True, 132_868_840),
         ("A-LRN", True, 132_868_840),
         ("B", True, 133_053_736),

@@ -37,7 +37,7 @@ def receptive_field(network: nn.Module, axis: Axis = "height") -> list[Receptive
 
     Args:
         network: a VGG, its dense form, or any network that `torch.fx` can trace; the names are then
-            those of `torchvision.models.feature_extraction`. It is left as it was.
+            its modules' paths. It is left as it was.
         axis: the two differ only where kernels are not square, as the 1x7 and 7x1 of Inception.
 
     Raises:
@@ -71,10 +71,11 @@ _POINTWISE_MODULES = (
     *(nn.Mish, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.Softplus),
 )
 _WHOLE_MODULES = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten)
-_POINTWISE = frozenset(
-    "relu relu_ relu6 leaky_relu elu gelu silu mish hardtanh hardswish hardsigmoid sigmoid tanh "
-    "dropout dropout2d batch_norm add add_ iadd sub isub mul mul_ imul truediv contiguous clone "
-    "stochastic_depth channel_shuffle".split()
+_POINTWISE = (
+    *("relu", "relu_", "relu6", "leaky_relu", "elu", "gelu", "silu", "mish", "hardtanh"),
+    *("hardswish", "hardsigmoid", "sigmoid", "tanh", "dropout", "dropout2d", "stochastic_depth"),
+    *("add", "add_", "iadd", "sub", "isub", "mul", "mul_", "imul", "truediv", "batch_norm"),
+    *("contiguous", "clone", "channel_shuffle"),
 )
 _WHOLE_FUNCTIONS = ("adaptive_avg_pool2d", "adaptive_max_pool2d", "flatten")
 _ALONG_CHANNELS = {"cat": 1, "concat": 1, "unsqueeze": 1, "chunk": 2, "split": 2}
@@ -97,7 +98,7 @@ def _of_a_chain(network: VGG | DenseVGG, along: int) -> list[ReceptiveField]:
 
 
 def _of_a_graph(network: nn.Module, along: int) -> list[ReceptiveField]:
-    graph, names = _trace(network)
+    graph, names = trace(network)
     seen: dict[fx.Node, _Interval | None] = {}
     rows = []
     for node in graph.nodes:
@@ -124,9 +125,7 @@ def _of_a_graph(network: nn.Module, along: int) -> list[ReceptiveField]:
     return rows
 
 
-def _after_module(
-    name: str, module: nn.Module, seen: _Interval, along: int
-) -> _Interval | None:
+def _after_module(name: str, module: nn.Module, seen: _Interval, along: int) -> _Interval | None:
     if isinstance(module, _Window):
         return _after_window(module, seen, along)
     if isinstance(module, _POINTWISE_MODULES):
@@ -176,7 +175,8 @@ def _pool_of(node: fx.Node) -> nn.Module | None:
     if pool is None:
         return None
     arguments: Any = node.args[1:]
-    return pool(*arguments, **{k: v for k, v in node.kwargs.items() if k != "input"})
+    named: Any = {name: value for name, value in node.kwargs.items() if name != "input"}
+    return pool(*arguments, **named)
 
 
 def _union(name: str, intervals: Sequence[_Interval]) -> _Interval:
@@ -203,20 +203,18 @@ def _unknown(name: str, operation: str) -> ValueError:
     )
 
 
-def tracing() -> dict[str, Any]:
-    """The settings of torchvision's tracer under which it has the names of `receptive_field`."""
-    from torchvision.models.shufflenetv2 import channel_shuffle
+def trace(network: nn.Module) -> tuple[fx.Graph, dict[fx.Node, str]]:
+    """The operations of a forward pass in eval mode, and the name of each in `receptive_field`.
 
-    # No leaves but torch.nn's own; the shuffle is whole, because its views and transposes alone
-    # do not show that positions stay where they are.
-    return {"leaf_modules": (), "autowrap_functions": (channel_shuffle,)}
-
-
-def _trace(network: nn.Module) -> tuple[fx.Graph, dict[fx.Node, str]]:
+    Raises:
+        ValueError: the forward pass depends on the values of its input.
+    """
     # A second of imports that a VGG does not need.
     from torchvision.models.feature_extraction import NodePathTracer
+    from torchvision.models.shufflenetv2 import channel_shuffle
 
-    tracer = NodePathTracer(**tracing())
+    # The shuffle is kept whole: its views and transposes alone do not show that positions stay.
+    tracer = NodePathTracer(autowrap_functions=(channel_shuffle,))
     modes = [(module, module.training) for module in network.modules()]
     network.eval()  # auxiliary classifiers are used in training alone
     try:
