@@ -15,7 +15,7 @@ def main(config: DictConfig) -> None:
 
         job = parse(config, CompareStacksConfig)
         from vgglab.evaluation.protocols import find_device
-        from vgglab.reporting.stacks import compare_stacks
+        from vgglab.inspection.stacks import compare_stacks
         from vgglab.reporting.terminal import console
 
         device = find_device(job.device)

@@ -12,7 +12,7 @@ def main(config: DictConfig) -> None:
         from vgglab.config.schema import ExtractFeaturesConfig, parse
 
         job = parse(config, ExtractFeaturesConfig)
-        from vgglab.evaluation.features import extract_features
+        from vgglab.features.extraction import extract_features
 
         extract_features(job)
 

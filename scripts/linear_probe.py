@@ -12,7 +12,7 @@ def main(config: DictConfig) -> None:
         from vgglab.config.schema import LinearProbeConfig, parse
 
         job = parse(config, LinearProbeConfig)
-        from vgglab.evaluation.probe import linear_probe
+        from vgglab.features.probe import linear_probe
 
         linear_probe(job)
 

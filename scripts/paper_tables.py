@@ -12,7 +12,7 @@ def main(config: DictConfig) -> None:
         from vgglab.config.schema import PaperTablesConfig, parse
 
         job = parse(config, PaperTablesConfig)
-        from vgglab.evaluation.tables import paper_tables
+        from vgglab.tables.tables import paper_tables
 
         paper_tables(job)
 

@@ -12,7 +12,7 @@ def main(config: DictConfig) -> None:
         from vgglab.config.schema import ReceptiveFieldConfig, parse
 
         job = parse(config, ReceptiveFieldConfig)
-        from vgglab.evaluation.fields import show_fields
+        from vgglab.inspection.fields import show_fields
 
         show_fields(job)
 

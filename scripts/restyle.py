@@ -12,7 +12,7 @@ def main(config: DictConfig) -> None:
         from vgglab.config.schema import RestyleConfig, parse
 
         job = parse(config, RestyleConfig)
-        from vgglab.evaluation.restyle import restyle
+        from vgglab.inspection.restyle import restyle
 
         restyle(job)
 

@@ -12,7 +12,7 @@ def main(config: DictConfig) -> None:
         from vgglab.config.schema import VisualizeConfig, parse
 
         job = parse(config, VisualizeConfig)
-        from vgglab.evaluation.visualize import visualize
+        from vgglab.inspection.visualize import visualize
 
         visualize(job)
 

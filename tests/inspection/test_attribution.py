@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vgglab.evaluation.attribution import feature_maps, grad_cam
+from vgglab.inspection.attribution import feature_maps, grad_cam
 from vgglab.networks import VGG, build_vgg, extract, layer_names
 
 

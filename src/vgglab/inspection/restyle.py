@@ -12,9 +12,9 @@ from vgglab.data.decoding import decode
 from vgglab.errors import InputError
 from vgglab.evaluation.protocols import find_device
 from vgglab.evaluation.trained import Trained, subject
+from vgglab.inspection.figures import write_png
 from vgglab.networks import VGG, PerceptualLoss
 from vgglab.reporting.terminal import console
-from vgglab.reporting.visualization import write_png
 
 # The layers of Johnson et al. 2016 (arXiv 1603.08155, section 4.1).
 CONTENT_LAYERS = {"relu3_3": 1.0}

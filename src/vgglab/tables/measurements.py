@@ -15,12 +15,12 @@ from vgglab.data import ImageDataModule, ImageFolder, ImageNet
 from vgglab.data.images import ImageSet
 from vgglab.data.transforms import Preprocessing
 from vgglab.errors import InputError
-from vgglab.evaluation import paper
-from vgglab.evaluation.posterior_cache import PosteriorCache, file_digest, images_digest
 from vgglab.evaluation.protocols import Member, find_device, paper_scales, posteriors, score
 from vgglab.evaluation.trained import IMAGENET_CLASSES, load_trained
 from vgglab.networks import VGG, to_dense
 from vgglab.reporting.terminal import console
+from vgglab.tables import paper
+from vgglab.tables.cache import PosteriorCache, file_digest, images_digest
 
 Mode = Literal["dense", "multi_crop"]
 """The protocols of a single pass; from them the others follow."""

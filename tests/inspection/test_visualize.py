@@ -6,11 +6,11 @@ import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
 from tests.conftest import Compose
+
 from vgglab.config.schema import VisualizeConfig, parse
 from vgglab.errors import InputError
-from vgglab.evaluation.visualize import visualize
+from vgglab.inspection.visualize import visualize
 from vgglab.networks import build_vgg
 
 MODEL = ("model=vgg11", "model.head=compact", "model.width=0.0625")
@@ -62,10 +62,10 @@ def test_grad_cam_explains_the_class_that_is_named(
         texts.append((caption.partition("prediction: ")[2], title.partition("\n")[2]))
         return torch.zeros(3, 4, 4, dtype=torch.uint8)
 
-    monkeypatch.setattr("vgglab.evaluation.visualize.grad_cam", cam)
-    monkeypatch.setattr("vgglab.evaluation.visualize.heat_figure", figure)
-    monkeypatch.setattr("vgglab.evaluation.visualize.rendered", lambda figure: figure)
-    monkeypatch.setattr("vgglab.evaluation.visualize.feature_map_figure", figure_of_nothing)
+    monkeypatch.setattr("vgglab.inspection.visualize.grad_cam", cam)
+    monkeypatch.setattr("vgglab.inspection.visualize.heat_figure", figure)
+    monkeypatch.setattr("vgglab.inspection.visualize.rendered", lambda figure: figure)
+    monkeypatch.setattr("vgglab.inspection.visualize.feature_map_figure", figure_of_nothing)
     one = f"images={tmp_path}/photos/a/noise.png"
     for label in range(3):
         choice = f"class='class {label}'"

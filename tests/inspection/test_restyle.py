@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-
 from tests.conftest import Compose
+
 from vgglab.config.schema import RestyleConfig, parse
 from vgglab.errors import InputError
-from vgglab.evaluation.restyle import CONTENT_LAYERS, STYLE_LAYERS, restyle, restyled
+from vgglab.inspection.restyle import CONTENT_LAYERS, STYLE_LAYERS, restyle, restyled
 from vgglab.networks import PerceptualLoss, build_vgg, layer_names
 
 MODEL = ("model=vgg16", "model.head=compact", "model.width=0.0625")
@@ -63,7 +63,7 @@ def test_layers_that_are_named_replace_the_default_ones(
         used.append(loss)
         return content
 
-    monkeypatch.setattr("vgglab.evaluation.restyle.restyled", instead)
+    monkeypatch.setattr("vgglab.inspection.restyle.restyled", instead)
     own = ("content_layers={conv4_2: 2}", "style_layers={conv1_1: 5, conv2_1: 0.5}")
     restyle(parse(composed("restyle", *job, *own), RestyleConfig))
     restyle(parse(composed("restyle", *job), RestyleConfig))

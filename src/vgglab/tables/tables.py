@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from vgglab.config.schema import PaperTablesConfig
-from vgglab.evaluation import paper
-from vgglab.evaluation.measurements import WORDS, Measurements, listed, open_measurements
-from vgglab.evaluation.tables_format import ResultTable
 from vgglab.networks import VGG, build_vgg, layer_names
 from vgglab.reporting.environment import open_run_folder
 from vgglab.reporting.files import replace_file
 from vgglab.reporting.terminal import console, print_result
+from vgglab.tables import paper
+from vgglab.tables.formats import ResultTable
+from vgglab.tables.measurements import WORDS, Measurements, listed, open_measurements
 
 OURS = ("top-1", "top-5")
 THEIRS = ("paper top-1", "paper top-5")

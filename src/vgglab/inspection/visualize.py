@@ -13,20 +13,20 @@ from torch.utils.tensorboard import SummaryWriter
 from vgglab.config.schema import VisualizeConfig
 from vgglab.data.decoding import decode
 from vgglab.errors import InputError
-from vgglab.evaluation.attribution import feature_maps, grad_cam
 from vgglab.evaluation.predict import find_images
 from vgglab.evaluation.protocols import find_device
 from vgglab.evaluation.trained import Trained, subject
-from vgglab.networks import VGG, layer_names
-from vgglab.reporting.environment import open_run_folder
-from vgglab.reporting.terminal import console, print_result
-from vgglab.reporting.visualization import (
+from vgglab.inspection.attribution import feature_maps, grad_cam
+from vgglab.inspection.figures import (
     feature_map_figure,
     filter_grid,
     heat_figure,
     rendered,
     write_png,
 )
+from vgglab.networks import VGG, layer_names
+from vgglab.reporting.environment import open_run_folder
+from vgglab.reporting.terminal import console, print_result
 
 SHOWN_MAPS = 64
 

@@ -12,19 +12,19 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.numpy import load_file
+from tests.cli.test_documentation import commands
+from tests.conftest import ROOT, Compose
 from torch import nn
 from torchvision.transforms.v2 import functional
 
-from tests.cli.test_documentation import commands
-from tests.conftest import ROOT, Compose
 from vgglab.config.schema import ExtractFeaturesConfig, LinearProbeConfig, Network, parse
 from vgglab.data.decoding import decode
 from vgglab.data.folder import list_images
 from vgglab.data.transforms import Preprocessing
 from vgglab.errors import InputError
-from vgglab.evaluation import feature_files, features
-from vgglab.evaluation.feature_files import create_features, read_features
 from vgglab.evaluation.trained import Trained
+from vgglab.features import extraction, files
+from vgglab.features.files import create_features, read_features
 from vgglab.networks import VGG, build_vgg, to_dense
 
 INPUT = Preprocessing((0.4, 0.5, 0.6), (0.2, 0.3, 0.4), (14, 14), 16)
@@ -59,15 +59,13 @@ def trained(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """A network that every checkpoint holds."""
     built = network(request.param)
     subject = Trained(built, NAMES, INPUT, {})
-    monkeypatch.setattr(features, "subject", lambda *_: subject)
+    monkeypatch.setattr(extraction, "subject", lambda *_: subject)
     return built
 
 
-def extracted(
-    composed: Compose, folder: Path, output: Path, *overrides: str
-) -> feature_files.Features:
+def extracted(composed: Compose, folder: Path, output: Path, *overrides: str) -> files.Features:
     given = ("checkpoint=any", f"images={folder}", f"output={output}", "device=cpu", *overrides)
-    features.extract_features(parse(composed("extract_features", *given), ExtractFeaturesConfig))
+    extraction.extract_features(parse(composed("extract_features", *given), ExtractFeaturesConfig))
     return read_features(output)
 
 
@@ -114,17 +112,17 @@ def test_features_are_those_of_a_loop_over_images(
 def test_the_papers_network_has_4096_numbers() -> None:
     with torch.device("meta"):
         built = build_vgg("D")
-    assert features.descriptor_width(to_dense(built)) == 4096
+    assert extraction.descriptor_width(to_dense(built)) == 4096
 
 
 def test_a_mirrored_image_has_the_same_descriptor() -> None:
     dense = to_dense(network("imagenet"))
     images = torch.randn(2, 3, 15, 19)
     torch.testing.assert_close(
-        features.descriptors(dense, images), features.descriptors(dense, images.flip(3))
+        extraction.descriptors(dense, images), extraction.descriptors(dense, images.flip(3))
     )
-    upside_down = features.descriptors(dense, images.flip(2))
-    assert (features.descriptors(dense, images) - upside_down).abs().max() > 1e-4
+    upside_down = extraction.descriptors(dense, images.flip(2))
+    assert (extraction.descriptors(dense, images) - upside_down).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("trained", ["compact"], indirect=True)
@@ -175,10 +173,12 @@ def test_bad_input_is_one_line_and_leaves_the_old_output(
 
 def test_activations_that_overflow_are_refused(folder: Path) -> None:
     dense = to_dense(network("compact"))
-    batch = features.ShapeBatch(14, torch.tensor([0]), torch.zeros(1, 3, 14, 14, dtype=torch.uint8))
-    values = np.zeros((1, features.descriptor_width(dense)), np.float32)
+    batch = extraction.ShapeBatch(
+        14, torch.tensor([0]), torch.zeros(1, 3, 14, 14, dtype=torch.uint8)
+    )
+    values = np.zeros((1, extraction.descriptor_width(dense)), np.float32)
     with pytest.raises(InputError, match="overflow"):
-        features.fill(values, [batch], dense, lambda x: x / 0, scales=[14], combine="average")
+        extraction.fill(values, [batch], dense, lambda x: x / 0, scales=[14], combine="average")
 
 
 def test_images_beside_classes_and_empty_folders_are_refused(folder: Path) -> None:
@@ -203,7 +203,7 @@ def write(path: Path, values: Sequence[Sequence[float]]) -> None:
 
 def test_numpy_and_safetensors_read_the_files(tmp_path: Path) -> None:
     values = np.random.default_rng(0).random((7, 3), np.float32)
-    for suffix in feature_files.SUFFIXES:
+    for suffix in files.SUFFIXES:
         path = tmp_path / f"out{suffix}"
         write(path, values.tolist())
         assert path.stat().st_mode == (tmp_path / "out.npz").stat().st_mode
@@ -259,7 +259,7 @@ def test_a_disk_that_fills_up_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
-@pytest.mark.parametrize("suffix", feature_files.SUFFIXES)
+@pytest.mark.parametrize("suffix", files.SUFFIXES)
 def test_memory_does_not_grow_with_the_images(tmp_path: Path, suffix: str) -> None:
     """200 MB are written and read with less than a quarter of that in the process's own memory."""
     path, count, width = tmp_path / f"out{suffix}", 500, 100_000
@@ -297,7 +297,7 @@ def _anonymous() -> float:
 
 
 def test_torn_and_foreign_files_are_refused(tmp_path: Path) -> None:
-    for suffix in feature_files.SUFFIXES:
+    for suffix in files.SUFFIXES:
         path = tmp_path / f"out{suffix}"
         with pytest.raises(InputError, match="no such file"):
             read_features(path)

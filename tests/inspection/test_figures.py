@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from vgglab.networks import build_vgg
-from vgglab.reporting.visualization import (
+from vgglab.inspection.figures import (
     feature_map_figure,
     filter_grid,
     heat_figure,
     rendered,
 )
+from vgglab.networks import build_vgg
 
 
 def test_filters_are_scaled_each_by_its_own_and_grey_is_zero() -> None:

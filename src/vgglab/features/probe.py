@@ -14,7 +14,7 @@ from sklearn.svm import LinearSVC
 
 from vgglab.config.schema import LinearProbeConfig
 from vgglab.errors import InputError
-from vgglab.evaluation.feature_files import Features, Labels, read_features
+from vgglab.features.files import Features, Labels, read_features
 from vgglab.reporting.environment import open_run_folder, write_json
 from vgglab.reporting.terminal import console
 

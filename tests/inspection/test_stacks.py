@@ -5,7 +5,7 @@ import json
 import torch
 from rich.console import Console
 
-from vgglab.reporting.stacks import compare_stacks
+from vgglab.inspection.stacks import compare_stacks
 
 
 def test_the_counts_are_those_of_the_paper_and_the_times_are_in_order() -> None:

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix
-
 from tests.conftest import Compose
+
 from vgglab.config.schema import LinearProbeConfig, parse
 from vgglab.errors import InputError
-from vgglab.evaluation import probe as module
-from vgglab.evaluation.feature_files import Features, Labels, create_features
-from vgglab.evaluation.probe import Split, draw_split, linear_probe, probe
+from vgglab.features import probe as module
+from vgglab.features.files import Features, Labels, create_features
+from vgglab.features.probe import Split, draw_split, linear_probe, probe
 
 CLASSES = ["ant", "bee", "cat"]
 LABELS = np.arange(60, dtype=np.int64) % 3

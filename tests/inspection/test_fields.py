@@ -11,11 +11,11 @@ from tests.conftest import TINY, Compose
 
 from vgglab.config.schema import ReceptiveFieldConfig, TrainConfig, parse
 from vgglab.errors import InputError
-from vgglab.evaluation.fields import show_fields
 from vgglab.evaluation.trained import load_trained
+from vgglab.inspection.field_figures import effective_figure, field_records, fields_figure
+from vgglab.inspection.fields import show_fields
 from vgglab.networks import EffectiveField, ReceptiveField, effective_receptive_field
 from vgglab.networks.effective_field import Box
-from vgglab.reporting.fields import effective_figure, field_records, fields_figure
 
 MODEL = ("model=vgg11", "model.width=0.03", "model.head=compact", "model.batch_norm=true")
 

@@ -20,10 +20,7 @@ from vgglab.errors import InputError
 from vgglab.evaluation.predict import find_images
 from vgglab.evaluation.protocols import find_device
 from vgglab.evaluation.trained import IMAGENET_CLASSES, IMAGENET_INPUT, subject
-from vgglab.networks import receptive_field
-from vgglab.networks.effective_field import Box, central_box, effective_receptive_field
-from vgglab.reporting.environment import open_run_folder, write_json
-from vgglab.reporting.fields import (
+from vgglab.inspection.field_figures import (
     Measured,
     effective_figure,
     effective_table,
@@ -31,6 +28,9 @@ from vgglab.reporting.fields import (
     field_table,
     fields_figure,
 )
+from vgglab.networks import receptive_field
+from vgglab.networks.effective_field import Box, central_box, effective_receptive_field
+from vgglab.reporting.environment import open_run_folder, write_json
 from vgglab.reporting.files import replace_file
 from vgglab.reporting.terminal import console
 

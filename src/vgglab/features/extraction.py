@@ -14,9 +14,9 @@ from vgglab.data.folder import list_images
 from vgglab.data.images import FileImages
 from vgglab.errors import InputError
 from vgglab.evaluation.batching import ShapeBatch, shape_batches
-from vgglab.evaluation.feature_files import Values, create_features
 from vgglab.evaluation.protocols import autocast, find_device
 from vgglab.evaluation.trained import subject
+from vgglab.features.files import Values, create_features
 from vgglab.networks import VGG, DenseVGG, extract, to_dense
 from vgglab.reporting.environment import open_run_folder
 from vgglab.reporting.terminal import print_result

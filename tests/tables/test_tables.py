@@ -10,22 +10,22 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from rich.console import Console
+from tests.conftest import ROOT, TINY, Compose
 from torch import Tensor
 from torchvision.models import vgg11, vgg13, vgg16, vgg19
 
-from tests.conftest import ROOT, TINY, Compose
 from vgglab.config.schema import EvaluateConfig, PaperTablesConfig, TrainConfig, parse
 from vgglab.data import Synthetic
 from vgglab.data.transforms import Preprocessing
 from vgglab.errors import InputError
-from vgglab.evaluation import measurements, paper, tables
 from vgglab.evaluation.evaluate import evaluate
-from vgglab.evaluation.measurements import MeasuredNetwork, open_measurements
-from vgglab.evaluation.posterior_cache import PosteriorCache, images_digest
 from vgglab.evaluation.protocols import Member, posteriors
-from vgglab.evaluation.tables import paper_tables
-from vgglab.evaluation.tables_format import ResultTable
 from vgglab.networks import build_vgg
+from vgglab.tables import measurements, paper, tables
+from vgglab.tables.cache import PosteriorCache, images_digest
+from vgglab.tables.formats import ResultTable
+from vgglab.tables.measurements import MeasuredNetwork, open_measurements
+from vgglab.tables.tables import paper_tables
 from vgglab.training.run import train
 
 Make = Callable[..., list[ResultTable]]

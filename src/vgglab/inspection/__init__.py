@@ -1,0 +1,1 @@
+"""What a network sees: receptive fields, filters, maps, Grad-CAM, restyling."""

@@ -1,0 +1,1 @@
+"""The paper's tables, from the networks and from trained checkpoints."""
