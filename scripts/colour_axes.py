@@ -17,7 +17,9 @@ def main(config: DictConfig) -> None:
 
         job = parse(config, ColourAxesConfig)
         output = Path(job.output)
-        if not output.exists() or job.again:
+        if output.exists() and not job.again:
+            console.print("kept from an earlier run; again=true computes them anew")
+        else:
             data = job.data.build("data")
             data.prepare_data()
             data.setup("fit")

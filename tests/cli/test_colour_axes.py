@@ -15,6 +15,8 @@ def test_axes_are_computed_once_and_then_read(script: Script, tmp_path: Path) ->
     assert f"eigenvalue {content['eigenvalues'][0]:.5f}" in first.stdout
     content["eigenvalues"][0] = 0.5  # would be computed otherwise
     path.write_text(json.dumps(content))
-    assert "eigenvalue 0.50000" in script("colour_axes", *arguments).stdout
+    kept = script("colour_axes", *arguments).stdout
+    assert "eigenvalue 0.50000" in kept
+    assert "kept from an earlier run" in kept
     assert "eigenvalue 0.50000" not in script("colour_axes", *arguments, "again=true").stdout
     assert sorted(p.name for p in tmp_path.iterdir()) == ["axes.json"]

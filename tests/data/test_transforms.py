@@ -195,6 +195,13 @@ def test_the_papers_crop_draws_the_training_scale():
     assert set(scales.tolist()) == set(range(20, 29))
 
 
+@pytest.mark.parametrize("side", [9, 17, 55, 71])
+def test_the_papers_crop_has_room_where_the_scale_is_the_crop(side):
+    image = torch.zeros(3, side, side + 3, dtype=torch.uint8)
+    preprocessing = Preprocessing((0.5,) * 3, (0.5,) * 3, (224, 224), 224, (224, 224))
+    assert train_crop("random", preprocessing)(image).shape == (3, 224, 224)
+
+
 def test_colour_shift_acts_on_pixels_not_on_their_scale():
     augmentation = Augmentation(
         seed=3, num_classes=2, colour_axes=IMAGENET_COLOURS, colour_deviation=0.1

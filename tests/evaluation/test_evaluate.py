@@ -132,7 +132,7 @@ def test_what_the_network_cannot_take_is_refused_before_anything_is_written(
 ) -> None:
     path = checkpoint(tmp_path / "a.ckpt", photos)
     monkeypatch.delattr(ImageFolder, "load")  # nothing is decoded
-    with pytest.raises(InputError, match=r"scales=\[28, 20\]: 20 is too small.*at least 24"):
+    with pytest.raises(InputError, match=r"scales=\[20, 28\]: 20 is too small.*at least 24"):
         evaluate(job(composed, f"checkpoint={path}", "protocol=multi_crop", "scales=[28,20]"))
     assert not (tmp_path / "run").exists()
 

@@ -68,6 +68,19 @@ def test_anything_but_a_fitting_column_a_is_refused(donor, settings, tmp_path):
         build_vgg("D", init_from=str(tmp_path / "other.pth"), **SMALL)
 
 
+def test_the_shallow_variant_has_other_layers(tmp_path):
+    saved(tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match="vgg13_5x5 has no conv1_1 as column A"):
+        build_vgg("vgg13_5x5", init_from=str(tmp_path / "a.pth"), **SMALL)
+
+
+def test_torchvisions_weights_are_a_trained_a(tmp_path, monkeypatch):
+    source = saved(tmp_path / "a.pth")
+    monkeypatch.setattr("vgglab.networks.weights._public_file", lambda _: tmp_path / "a.pth")
+    network = build_vgg("E", init_from="IMAGENET1K_V1", **SMALL)
+    assert torch.equal(layer(network, "conv3_2")["weight"], layer(source, "conv3_2")["weight"])
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(WeightsError, match=r"no weights at .*nowhere\.pth"):
         build_vgg("D", init_from=str(tmp_path / "nowhere.pth"), **SMALL)

@@ -6,6 +6,7 @@ Krizhevsky et al. 2012, section 4.1; used by the VGG paper, section 3.1.
 import json
 import os
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -37,9 +38,14 @@ class ColourAxes:
         flat = uniforms(derive_seed(seed, _STREAM), epoch, indices, 6)
         # Box and Muller 1958; 1 - u lies in (0, 1], where the logarithm is finite.
         normal = (-2 * (1 - flat[:, :3]).log()).sqrt() * (2 * torch.pi * flat[:, 3:]).cos()
-        axes = torch.tensor(self.eigenvectors, device=indices.device)
-        values = torch.tensor(self.eigenvalues, device=indices.device)
-        return ((normal * deviation * values) @ axes.T)[:, :, None, None]
+        return (normal * deviation @ _scaled_axes(self, indices.device))[:, :, None, None]
+
+
+@lru_cache
+def _scaled_axes(axes: ColourAxes, device: torch.device) -> Tensor:
+    """(3, 3), eigenvalue times eigenvector in row i. Kept: a GPU would wait for each copy."""
+    values = torch.tensor(axes.eigenvalues)[:, None]
+    return (values * torch.tensor(axes.eigenvectors).T).to(device)
 
 
 # As in facebookarchive/fb.resnet.torch (datasets/imagenet.lua), 0..1; Krizhevsky's own 0..255.
@@ -109,8 +115,15 @@ def read_colour_axes(source: str) -> ColourAxes:
 
 
 def write_colour_axes(axes: ColourAxes, path: Path) -> None:
-    """Write the axes as JSON; the file appears when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write the axes as JSON; the file appears when it is complete.
+
+    Raises:
+        InputError: it cannot be written.
+    """
     unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_text(json.dumps(asdict(axes), indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(json.dumps(asdict(axes), indent=2) + "\n", encoding="utf-8")
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error}") from error

@@ -121,7 +121,8 @@ class ImageFolder(ImageDataModule):
         size = self.image_size or _FILE_SIZE
         resize = self.resize_size or self.test_scale or round(size * _RESIZE)
         if resize < size:
-            raise InputError(f"data.resize_size={resize} is smaller than data.image_size={size}")
+            name = "resize_size" if self.resize_size else "train_scale"
+            raise InputError(f"data.{name}: {resize} is smaller than data.image_size={size}")
         train_scale = self.train_scale
         if train_scale is None and self.file_crop == "random":
             train_scale = (resize, resize)

@@ -96,8 +96,14 @@ def train_crop(kind: TrainCrop, preprocessing: Preprocessing) -> Callable[[Tenso
     if kind == "random_resized":
         return v2.RandomResizedCrop(size, antialias=True)
     smallest, largest = preprocessing.train_scale or (preprocessing.resize or min(size),) * 2
-    sides = list(range(smallest, largest + 1))
-    return v2.Compose([v2.RandomShortestSize(sides, antialias=True), v2.RandomCrop(size)])
+    random_crop = v2.RandomCrop(size)
+
+    def rescale_and_crop(image: Tensor) -> Tensor:
+        # Not `v2.RandomShortestSize`, which rounds some sides down to S - 1.
+        scale = int(torch.randint(smallest, largest + 1, ()))
+        return random_crop(v2.functional.resize(image, [scale], antialias=True))
+
+    return rescale_and_crop
 
 
 def pad_crop_flip(images: Tensor, numbers: Tensor, *, pad: int, flip: bool) -> Tensor:

@@ -18,6 +18,7 @@ from vgglab.evaluation.protocols import (
     passes,
     posteriors,
     score,
+    smallest_scale,
 )
 from vgglab.evaluation.trained import Trained, load_trained
 from vgglab.networks import load_weights
@@ -104,11 +105,14 @@ def _public_weights(job: EvaluateConfig) -> tuple[nn.Module, ImageDataModule]:
 
 def _member(job: EvaluateConfig, network: nn.Module, preprocessing: Preprocessing) -> Member:
     if isinstance(job.scales, list):
-        scales = job.scales
+        scales = sorted(set(job.scales))
     elif job.scales is None and preprocessing.resize is not None:
         scales = [preprocessing.resize]  # as in the run's own test
     else:
-        scales = paper_scales(preprocessing, several=job.scales == "auto")
+        wanted = paper_scales(preprocessing, several=job.scales == "auto")
+        needed = smallest_scale(Member(network, preprocessing, wanted), job.protocol)
+        # Those of the paper that are too small for the network are left out, if not all are.
+        scales = [scale for scale in wanted if scale >= needed] or wanted
     return Member(network, preprocessing, scales)
 
 

@@ -69,7 +69,8 @@ def posteriors(
 
     Raises:
         InputError: a scale is too small for the network or its crop, a network has no dense form,
-            the networks differ in channels, or an image cannot be read.
+            the networks differ in channels, or an image cannot be read, or an output is not
+            finite.
     """
     check_members(members, protocol)
     answers: list[Callable[[Tensor], Tensor]] = [
@@ -95,7 +96,13 @@ def posteriors(
                 if not sums:
                     sums.append(torch.zeros(len(images), posterior.shape[1], device=device))
                 sums[0][indices] += posterior / (len(members) * len(set(member.scales)))
-        return sums[0].cpu()
+        found = sums[0].cpu()
+    if not found.isfinite().all():
+        raise InputError(
+            f"a network's outputs are not finite at precision={precision}: it overflows there, or "
+            "its training diverged"
+        )
+    return found
 
 
 def score(posteriors: Tensor, labels: Tensor) -> dict[str, float]:
@@ -150,7 +157,7 @@ def check_members(members: Sequence[Member], protocol: EvaluationProtocol) -> No
     if len({member.preprocessing.channels for member in members}) > 1:
         raise InputError("networks for grey and for RGB images cannot be fused")
     for member in members:
-        needed = _smallest_scale(member, protocol)
+        needed = smallest_scale(member, protocol)
         if min(member.scales) < needed:
             raise InputError(
                 f"scales={list(member.scales)}: {min(member.scales)} is too small, "
@@ -159,7 +166,12 @@ def check_members(members: Sequence[Member], protocol: EvaluationProtocol) -> No
             )
 
 
-def _smallest_scale(member: Member, protocol: EvaluationProtocol) -> int:
+def smallest_scale(member: Member, protocol: EvaluationProtocol) -> int:
+    """The smallest shortest side that a network can take under a protocol, pixels.
+
+    Raises:
+        InputError: the protocol needs a dense form, which this network does not have.
+    """
     smallest_crop, network = min(member.preprocessing.size), member.network
     if "dense" not in protocol:
         return smallest_crop

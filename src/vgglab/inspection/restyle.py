@@ -1,5 +1,6 @@
 """scripts/restyle.py: the content of one image in the style of another (Gatys et al. 2015)."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -42,7 +43,10 @@ def restyle(job: RestyleConfig) -> None:
         learning_rate=job.learning_rate,
     )
     pixels = (image[0] * 255).round().to(torch.uint8)
-    write_png(pixels, output)
+    try:
+        write_png(pixels, output)
+    except OSError as error:
+        raise InputError(f"output={output} cannot be written: {error}") from error
     console.print(f"restyled image  {output}", soft_wrap=True)
 
 
@@ -106,4 +110,6 @@ def _checked_output(path: Path) -> Path:
         raise InputError(f"output={path} must end in .png")
     if not path.parent.is_dir():
         raise InputError(f"output={path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"output={path}: {path.parent} cannot be written")
     return path

@@ -124,7 +124,8 @@ def _fit(profile: NDArray[np.float64]) -> float:
         positions,
         profile / profile.max(),
         p0=(1.0, centre, sigma),
-        bounds=((0, 0, 0.01), (np.inf, len(profile), np.inf)),
+        # A field wider than the image leaves a flat profile, whose width nothing tells.
+        bounds=((0, 0, 0.01), (np.inf, len(profile), max(len(profile), 1))),
     )
     return float(fitted)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vgglab.networks.layers import layer_names
 from vgglab.networks.vgg import VGG
-from vgglab.networks.weights import WeightsError, misfits, read_state_dict
+from vgglab.networks.weights import WeightsError, misfits, read_state_dict, weights_file
 
 # The first four convolutions and the dense layers (section 3.1), by their roles: A's fourth
 # convolution is the second of stage 3, where the deeper columns have it too.
@@ -21,8 +21,9 @@ def initialise_from(network: VGG, source: str | Path) -> list[str]:
     The last layer is left alone where the source was trained for other classes.
 
     Args:
-        network: any column, with the source's head, width and batch norm.
-        source: a file as `read_state_dict` takes it, of column A or A-LRN.
+        network: any column of Table 1, with the source's head, width and batch norm.
+        source: a file as `read_state_dict` takes it, of column A or A-LRN; or `IMAGENET1K_V1`,
+            torchvision's trained A.
 
     Returns:
         The names of the layers taken; they are also kept as `network.inherited`.
@@ -31,8 +32,8 @@ def initialise_from(network: VGG, source: str | Path) -> list[str]:
         WeightsError: the file cannot be read or is no column A of this head, width and batch norm;
             nothing is changed.
     """
-    given = read_state_dict(source)
     donor = _column_a_like(network)
+    given = read_state_dict(weights_file(donor, source))
     names = layer_names(donor)
     classifier = next(reversed(names))
     path = names[classifier]
@@ -52,12 +53,15 @@ def initialise_from(network: VGG, source: str | Path) -> list[str]:
         for name in _with_batch_norm(_LAYERS)
         if name in names and (name != classifier or same_classes)
     ]
-    own = layer_names(network)
+    own, shapes = layer_names(network), network.state_dict()
     tensors: dict[str, Tensor] = {}
     for name in taken:
         for key, value in given.items():
             if key.startswith(f"{names[name]}."):
-                tensors[f"{own[name]}{key.removeprefix(names[name])}"] = value
+                target = f"{own.get(name)}{key.removeprefix(names[name])}"
+                if target not in shapes or shapes[target].shape != value.shape:
+                    raise WeightsError(f"model.init_from: {network.name} has no {name} as column A")
+                tensors[target] = value
     network.load_state_dict(tensors, strict=False)
     network.inherited = taken
     return taken

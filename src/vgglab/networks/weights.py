@@ -40,7 +40,7 @@ def load_weights(network: nn.Module, source: str | Path) -> list[str]:
     Raises:
         WeightsError: the source cannot be had or read, or does not fit; nothing is loaded.
     """
-    path = _public_file(network) if source == PUBLIC else Path(source).expanduser()
+    path = weights_file(network, source)
     given = read_state_dict(path)
     wanted = network.state_dict()
     dropped = _last_layer_of_other_classes(given, wanted)
@@ -55,6 +55,15 @@ def load_weights(network: nn.Module, source: str | Path) -> list[str]:
             stacklevel=2,
         )
     return dropped
+
+
+def weights_file(network: nn.Module, source: str | Path) -> Path:
+    """The file of a source: torchvision's for this network, downloaded if need be, or a path.
+
+    Raises:
+        WeightsError: there are no public weights for the network, or they cannot be had.
+    """
+    return _public_file(network) if source == PUBLIC else Path(source).expanduser()
 
 
 def misfits(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:

@@ -1,7 +1,8 @@
 """Soft-max outputs of finished passes on disk: shared by all tables, and by the next run."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,14 +42,19 @@ class PosteriorCache:
         found = _read(path, shape)
         if found is not None:
             return found
-        try:
-            # Before the pass, which may take hours.
-            self.folder.mkdir(parents=True, exist_ok=True)
-            computed = compute()
+        with self._writing():
+            self.folder.mkdir(parents=True, exist_ok=True)  # before the pass, which may take hours
+        computed = compute()
+        with self._writing():
             replace_file(path, save({_KEY: computed}))
+        return computed
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise InputError(f"cache={self.folder} cannot be written: {error}") from error
-        return computed
 
 
 def file_digest(path: Path) -> str:

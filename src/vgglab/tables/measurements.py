@@ -15,9 +15,16 @@ from vgglab.data import ImageDataModule, ImageFolder, ImageNet
 from vgglab.data.images import ImageSet
 from vgglab.data.transforms import Preprocessing
 from vgglab.errors import InputError
-from vgglab.evaluation.protocols import Member, find_device, paper_scales, posteriors, score
+from vgglab.evaluation.protocols import (
+    Member,
+    find_device,
+    paper_scales,
+    posteriors,
+    score,
+    smallest_scale,
+)
 from vgglab.evaluation.trained import IMAGENET_CLASSES, load_trained
-from vgglab.networks import VGG, to_dense
+from vgglab.networks import VGG
 from vgglab.reporting.terminal import console
 from vgglab.tables import paper
 from vgglab.tables.cache import PosteriorCache, file_digest, images_digest
@@ -67,10 +74,8 @@ class MeasuredNetwork:
     @cached_property
     def smallest_scale(self) -> dict[Mode, int]:
         """The shortest side that it can take whole, and for its crops; pixels."""
-        return {
-            "dense": to_dense(self.network).smallest_image,
-            "multi_crop": min(self.preprocessing.size),
-        }
+        member = Member(self.network, self.preprocessing, ())
+        return {mode: smallest_scale(member, mode) for mode in get_args(Mode)}
 
     def scales(self, mode: Mode, *, several: bool) -> list[int]:
         """The paper's test scales Q, one or three, less those that are too small for the network.
