@@ -107,3 +107,24 @@ def test_evaluation_needs_no_group(composed: Compose) -> None:
     job = parse(composed("evaluate", "checkpoint=some.ckpt"), EvaluateConfig)
     assert job.data is None
     assert job.model is None
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "line"),
+    [
+        ("evaluate", "scales=36", "scales=36: input should be a valid list"),
+        (
+            "train",
+            "data.train_scale=[36]",
+            "data.train_scale=[36]: input should be a valid integer, or",
+        ),
+        ("train", "trainer.max_steps=x", "trainer.max_steps='x': input should be a valid integer"),
+    ],
+)
+def test_a_setting_of_several_types_is_named_as_the_user_wrote_it(
+    composed: Compose, name: str, override: str, line: str
+) -> None:
+    schema = {"evaluate": EvaluateConfig, "train": TrainConfig}[name]
+    with pytest.raises(InputError) as caught:
+        parse(composed(name, override), schema)
+    assert str(caught.value).startswith(line)

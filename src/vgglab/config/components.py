@@ -155,5 +155,5 @@ def _checked_value(name: str, value: Any, annotation: Any) -> Any:
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
-        message = error.errors()[0]["msg"]
-        raise InputError(f"{name}={value!r}: {message[0].lower()}{message[1:]}") from error
+        messages = dict.fromkeys(e["msg"][0].lower() + e["msg"][1:] for e in error.errors())
+        raise InputError(f"{name}={value!r}: {', or '.join(messages)}") from error

@@ -68,10 +68,14 @@ def _raised_while_hydra_prepares(error: BaseException) -> bool:
     return through_hydra and not any(name.startswith("vgglab.") for name in modules)
 
 
+_TYPE_NAME = re.compile(r"int|str|literal.*|constrained-.*|\w+\[.*\]")
+
+
 def explain_validation(error: "ValidationError", schema: "type[BaseModel]") -> str:
     """The first thing that a pydantic model refused, with the full name of the setting."""
     first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
+    # Of a setting that takes one of several types, pydantic also names the type that it tried.
+    path = [str(part) for part in first["loc"] if not _TYPE_NAME.fullmatch(str(part))]
     name = ".".join(path)
     if first["type"] == "extra_forbidden":
         section: Any = schema
