@@ -172,7 +172,7 @@ def test_crops_are_random_in_training_alone_and_repeatable(make_tree):
 
 
 def test_a_resize_below_the_crop_is_refused(make_tree):
-    with pytest.raises(InputError, match=r"resize_size=20 is smaller than data.image_size=24"):
+    with pytest.raises(InputError, match=r"resize_size: 20 is smaller than data.image_size=24"):
         folder(make_tree(SMALL), image_size=24, resize_size=20).preprocessing  # noqa: B018
 
 
