@@ -72,6 +72,10 @@ class Logger(Component):
     slot = "lightning.pytorch.loggers.Logger"
 
 
+Device = Literal["auto", "cpu", "gpu", "mps"]
+EvaluationPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
 class Section(BaseModel):
     """A part of the configuration that takes these settings and no others."""
 
@@ -81,7 +85,7 @@ class Section(BaseModel):
 class AcceleratorConfig(Section):
     """Where it runs (conf/accelerator)."""
 
-    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    accelerator: Device = "auto"
     strategy: Literal["auto", "ddp"] = "auto"
     devices: PositiveInt | list[NonNegativeInt] | Literal["auto"] = 1
     num_nodes: PositiveInt = 1
@@ -182,8 +186,8 @@ class EvaluateConfig(Job):
     seed: NonNegativeInt
     protocol: EvaluationProtocol
     scales: Scales | Literal["auto"] | None
-    device: Literal["auto", "cpu", "gpu", "mps"]
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    device: Device
+    precision: EvaluationPrecision
 
 
 class PredictConfig(Job):
@@ -194,7 +198,7 @@ class PredictConfig(Job):
     top: PositiveInt
     batch_size: PositiveInt
     format: Literal["table", "json", "csv"]
-    device: Literal["auto", "cpu", "gpu", "mps"]
+    device: Device
 
 
 class PaperTablesConfig(Job):
@@ -206,8 +210,8 @@ class PaperTablesConfig(Job):
     cache: str
     batch_size: PositiveInt | None
     seed: NonNegativeInt
-    device: Literal["auto", "cpu", "gpu", "mps"]
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    device: Device
+    precision: EvaluationPrecision
 
     @field_validator("table", mode="before")
     @classmethod
@@ -241,20 +245,25 @@ class PaperTablesConfig(Job):
         return self
 
 
-class ExtractFeaturesConfig(Job):
-    """conf/extract_features.yaml"""
+class SubjectJob(Job):
+    """A job that looks at one network: a checkpoint, or weights in a model."""
 
     checkpoint: str | None
     weights: str | None
     model: Network | None = None
+    device: Device
+
+
+class ExtractFeaturesConfig(SubjectJob):
+    """conf/extract_features.yaml"""
+
     images: str
     output: str
     scales: Scales | None
     combine: Literal["average", "stack"]
     batch_size: PositiveInt
     num_workers: NonNegativeInt
-    device: Literal["auto", "cpu", "gpu", "mps"]
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    precision: EvaluationPrecision
 
 
 class LinearProbeConfig(Job):
@@ -270,35 +279,27 @@ class LinearProbeConfig(Job):
     format: Literal["table", "json"]
 
 
-class RestyleConfig(Job):
+class RestyleConfig(SubjectJob):
     """conf/restyle.yaml"""
 
     content: str
     style: str
     output: str
-    checkpoint: str | None
-    weights: str | None
-    model: Network | None = None
     size: Annotated[int, Field(ge=32)]  # what five pools leave a pixel of
     steps: PositiveInt
     learning_rate: PositiveFloat
     content_layers: dict[str, NonNegativeFloat] | None
     style_layers: dict[str, NonNegativeFloat] | None
-    device: Literal["auto", "cpu", "gpu", "mps"]
 
 
-class VisualizeConfig(Job):
+class VisualizeConfig(SubjectJob):
     """conf/visualize.yaml"""
 
     model_config = ConfigDict(populate_by_name=True)
 
-    checkpoint: str | None
-    weights: str | None
-    model: Network | None = None
     images: str | list[str]
     layer: str | None
     class_: str | int | None = Field(alias="class")  # the word is Python's
-    device: Literal["auto", "cpu", "gpu", "mps"]
 
 
 class SummarizeConfig(Job):
@@ -319,18 +320,14 @@ class ColourAxesConfig(Job):
     seed: NonNegativeInt
 
 
-class ReceptiveFieldConfig(Job):
+class ReceptiveFieldConfig(SubjectJob):
     """conf/receptive_field.yaml"""
 
-    checkpoint: str | None
-    weights: str | None
-    model: Network | None = None
     image: str | list[str] | None
     size: PositiveInt | None
     layers: Annotated[list[str], Field(min_length=1)] | None
     effective: bool
     seed: NonNegativeInt
-    device: Literal["auto", "cpu", "gpu", "mps"]
     format: Literal["table", "json"]
 
     @model_validator(mode="after")
@@ -351,7 +348,7 @@ class CompareStacksConfig(Job):
     size: PositiveInt
     batch_size: PositiveInt
     repeats: PositiveInt
-    device: Literal["auto", "cpu", "gpu", "mps"]
+    device: Device
     format: Literal["table", "json"]
 
 

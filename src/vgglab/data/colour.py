@@ -4,7 +4,6 @@ Krizhevsky et al. 2012, section 4.1; used by the VGG paper, section 3.1.
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +15,7 @@ from vgglab.data.images import ImageSet
 from vgglab.data.progress import progress
 from vgglab.data.sampling import derive_seed, uniforms
 from vgglab.errors import InputError
+from vgglab.files import replace_file
 
 _STREAM = 0xC01  # keeps these draws apart from those of shift, scale and mirror
 
@@ -120,10 +120,8 @@ def write_colour_axes(axes: ColourAxes, path: Path) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    unfinished = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps(asdict(axes), indent=2) + "\n", encoding="utf-8")
-        os.replace(unfinished, path)
+        replace_file(path, (json.dumps(asdict(axes), indent=2) + "\n").encode())
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error}") from error

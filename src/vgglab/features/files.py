@@ -18,7 +18,7 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from vgglab.errors import InputError
-from vgglab.reporting.files import replacing
+from vgglab.files import replacing
 
 Values = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]

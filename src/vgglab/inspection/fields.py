@@ -1,15 +1,12 @@
 """scripts/receptive_field.py: what the layers of a network see, in theory and measured."""
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -28,10 +25,10 @@ from vgglab.inspection.field_figures import (
     field_table,
     fields_figure,
 )
+from vgglab.inspection.figures import rendered, write_png
 from vgglab.networks import receptive_field
 from vgglab.networks.effective_field import Box, central_box, effective_receptive_field
 from vgglab.reporting.environment import open_run_folder, write_json
-from vgglab.reporting.files import replace_file
 from vgglab.reporting.terminal import console
 
 if TYPE_CHECKING:
@@ -150,16 +147,10 @@ def _write(
     write_json(folder / "receptive_fields.json", records)
     with SummaryWriter(str(folder / "tensorboard")) as board:
         for name, figure in figures.items():
-            png = io.BytesIO()
-            figure.savefig(png, format="png")
-            replace_file(folder / f"{name}.png", png.getvalue())
-            board.add_image(name, _pixels(png), dataformats="HWC")
+            picture = rendered(figure)
+            write_png(picture, folder / f"{name}.png")
+            board.add_image(name, picture)
         board.add_text("receptive_fields", _markdown(records))
-
-
-def _pixels(png: io.BytesIO) -> Any:
-    with Image.open(png) as picture:
-        return np.asarray(picture.convert("RGB"))
 
 
 def _markdown(records: Sequence[Mapping[str, Any]]) -> str:

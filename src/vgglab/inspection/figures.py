@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vgglab.reporting.files import replacing
+from vgglab.files import replacing
 from vgglab.reporting.tensorboard import image_grid
 
 if TYPE_CHECKING:

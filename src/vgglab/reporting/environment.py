@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from vgglab.errors import InputError
-from vgglab.reporting.files import replace_file
+from vgglab.files import replace_file
 
 _PACKAGES = (
     "vgglab",

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from vgglab.errors import InputError
-from vgglab.reporting.files import replace_file
+from vgglab.files import replace_file
 
 _INDEX = ("step", "epoch")
 

@@ -5,9 +5,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from vgglab.files import replace_file
 from vgglab.reporting.charts import Series, line_chart
 from vgglab.reporting.confusion import confusion_section
-from vgglab.reporting.files import replace_file
 from vgglab.reporting.history import read_history
 from vgglab.reporting.page import code, facts, note, page, section, tiles
 

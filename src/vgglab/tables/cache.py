@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vgglab.data.images import FileImages, ImageSet
 from vgglab.errors import InputError
-from vgglab.reporting.files import replace_file
+from vgglab.files import replace_file
 
 _KEY = "posteriors"
 _BLOCK = 1 << 24  # bytes read at a time

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from vgglab.config.schema import PaperTablesConfig
+from vgglab.files import replace_file
 from vgglab.networks import VGG, build_vgg, layer_names
 from vgglab.reporting.environment import open_run_folder
-from vgglab.reporting.files import replace_file
 from vgglab.reporting.terminal import console, print_result
 from vgglab.tables import paper
 from vgglab.tables.formats import ResultTable
