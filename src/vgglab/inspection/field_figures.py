@@ -148,7 +148,8 @@ def effective_figure(measured: Measured, images: int) -> "Figure":
         axes.set_title(f"{field.layer}: {_sides(field.box)}", fontsize="medium")
     averaged = "one image" if images == 1 else f"{images} images"
     figure.supxlabel(
-        f"mean |gradient| of the central unit over {averaged}; square: theoretical field; "
+        # Short lines: a figure of one layer is narrow.
+        f"mean |gradient| of the central unit\nover {averaged}; square: theoretical field\n"
         r"circle: 2 $\sigma$; grey: padding",
         fontsize="small",
     )
