@@ -1,25 +1,44 @@
-"""Files that are whole or absent, also when the process is killed while it writes."""
+"""Files that are whole or absent, also after a kill or a power cut, and whose damage shows.
 
+A rename is atomic, but only what was flushed before it is sure to be there after a power cut; and
+the rename itself only once its folder was flushed.
+"""
+
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_BLOCK = 1 << 20
+_TEMPORARY = ".tmp"
+
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, sealed: bool = False, keep: int = 0) -> Iterator[Path]:
     """Where to write what takes the place of `path`, in one step, when the block ends well.
 
     After an error `path` is what it was.
+
+    Args:
+        path: the file to make or replace.
+        sealed: write its SHA-256 beside it, for `check_seal`.
+        keep: how many of its predecessors stay, as `name-1.suffix` (the newest), `name-2.suffix`.
 
     Raises:
         OSError: the folder is missing or cannot be written.
     """
     # In the same folder, because a rename is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
     try:
         yield temporary
-        os.replace(temporary, path)
+        flush(temporary)
+        digests = [digest(temporary)] if sealed else []
+        for age in range(keep, 0, -1):
+            younger = earlier(path, age - 1)
+            if younger.exists():
+                _put(younger, earlier(path, age), _sealed_digests(younger))
+        _put(temporary, path, digests)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -32,3 +51,81 @@ def replace_file(path: Path, data: bytes) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def earlier(path: Path, age: int) -> Path:
+    """The name of a predecessor that `replacing` kept; age 0 is the file itself."""
+    return path.with_name(f"{path.stem}-{age}{path.suffix}") if age else path
+
+
+def remove(path: Path) -> None:
+    """Remove a file and its seal; neither needs to be there."""
+    path.unlink(missing_ok=True)
+    seal(path).unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left in a folder in which nobody writes now."""
+    for temporary in folder.glob(f".*{_TEMPORARY}"):
+        temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def digest(path: Path, algorithm: str = "sha256") -> str:
+    """The file's digest in hexadecimal digits.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    state = hashlib.new(algorithm, usedforsecurity=False)  # against damage, not against forgers
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            state.update(block)
+    return state.hexdigest()
+
+
+def seal(path: Path) -> Path:
+    """Where the digest of `path` stands, as `sha256sum --check` reads it."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def is_damaged(path: Path) -> bool | None:
+    """Whether a file differs from what was written; None if it has no seal.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    expected = _sealed_digests(path)
+    return digest(path) not in expected if expected else None
+
+
+def _put(source: Path, target: Path, digests: list[str]) -> None:
+    """Rename so that at every moment the seal beside `target` fits the file."""
+    if digests:
+        # Two names cannot change in one step: for a moment the seal fits the old file and the new.
+        _write_seal(target, digests + _sealed_digests(target))
+    else:
+        seal(target).unlink(missing_ok=True)
+    os.replace(source, target)
+    flush(target.parent)
+    if digests:
+        _write_seal(target, digests)
+
+
+def _sealed_digests(path: Path) -> list[str]:
+    if not seal(path).exists():
+        return []
+    lines = seal(path).read_text(encoding="ascii", errors="replace").splitlines()
+    return [line.split()[0] for line in lines if line.strip()]
+
+
+def _write_seal(path: Path, digests: list[str]) -> None:
+    replace_file(seal(path), "".join(f"{value}  {path.name}\n" for value in digests).encode())

@@ -94,7 +94,7 @@ class AcceleratorConfig(Section):
 
 
 class TrainerConfig(Section):
-    """How it runs (conf/trainer). Names and meanings are Lightning's, but for the last two."""
+    """How it runs (conf/trainer). Names and meanings are Lightning's, but for the last three."""
 
     max_epochs: PositiveInt | None = None
     max_steps: PositiveInt | Literal[-1] = -1
@@ -114,6 +114,7 @@ class TrainerConfig(Section):
     profiler: Literal["simple", "advanced", "pytorch"] | None = None
     channels_last: bool = True
     compile: bool = False
+    async_checkpoints: bool = True
 
     @model_validator(mode="after")
     def _has_an_end(self) -> "TrainerConfig":
@@ -357,6 +358,19 @@ class PrepareImagenetConfig(Job):
 
     archives: str
     root: str
+
+
+class ReplayConfig(Job):
+    """conf/replay.yaml"""
+
+    run: str
+
+
+class ExportWeightsConfig(Job):
+    """conf/export_weights.yaml"""
+
+    checkpoint: str
+    output: str
 
 
 JobT = TypeVar("JobT", bound=Job)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vgglab.errors import InputError
+from vgglab.files import is_damaged, seal
 
 PUBLIC = "IMAGENET1K_V1"
 PREFIX = "network."  # of the network's keys in this project's checkpoints
@@ -129,16 +130,25 @@ def read_checkpoint(path: Path) -> Any:
     """What `torch.save` wrote, on the CPU: plain containers and tensors, or an error.
 
     Raises:
-        WeightsError: no such file, a torn one, or a pickle that would run code.
+        WeightsError: no such file, a torn one, one that is not what its seal says
+            (`vgglab.files.replacing`), or a pickle that would run code.
     """
     _check_file(path)
     try:
+        damaged = is_damaged(path)
+    except OSError as error:
+        raise WeightsError(f"cannot read weights from {path}: {_reason(error)}") from error
+    if damaged:
+        raise WeightsError(
+            f"{path} is torn or was altered: its SHA-256 is not the one in {seal(path).name}"
+        )
+    try:
         zipped = zipfile.is_zipfile(path)
-        if zipped:
+        if zipped and damaged is None:
             # torch does not look at the checksums; without this a damaged file loads as noise.
             with zipfile.ZipFile(path) as archive:
-                if damaged := archive.testzip():
-                    raise zipfile.BadZipFile(f"damaged: the checksum of {damaged} is wrong")
+                if member := archive.testzip():
+                    raise zipfile.BadZipFile(f"damaged: the checksum of {member} is wrong")
         # The format from before torch 1.6, which torchvision's files have, cannot be mapped.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # an unpickler fed with noise raises anything

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from vgglab.errors import InputError
-from vgglab.files import replace_file
+from vgglab.files import flush, replace_file
 
 _INDEX = ("step", "epoch")
 
@@ -79,15 +79,23 @@ class CSVHistory(Logger):
             file.write(line.encode())
             file.truncate()
 
+    @rank_zero_only
+    def flush(self) -> None:
+        """Wait until what was logged is on the disk."""
+        if self._columns:
+            flush(self._path)
+
     def _begin(self) -> None:
         kept: list[bytes] = []
         self._columns = list(_INDEX)
         if self._resume_step is not None and self._path.exists():
             header, *lines = self._path.read_bytes().splitlines(keepends=True) or [b""]
             self._columns = next(csv.reader([header.decode()]), self._columns)
-            # A killed process may leave a last line without its end.
-            whole = [line for line in lines if line.endswith(b"\n")]
-            kept = [line for line in whole if int(line.split(b",", 1)[0]) < self._resume_step]
+            # A killed process may leave a last line without its end, a power cut zeros.
+            steps = [(line.split(b",", 1)[0], line) for line in lines if line.endswith(b"\n")]
+            kept = [
+                line for step, line in steps if step.isdigit() and int(step) < self._resume_step
+            ]
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._write(kept)
 

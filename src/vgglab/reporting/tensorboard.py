@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,6 +10,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torchvision.utils import make_grid
+
+from vgglab.files import flush
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,6 +44,13 @@ class TensorBoard(TensorBoardLogger):
     def save(self) -> None:
         # Lightning's would also leave a hparams.yaml, a copy of .hydra/config.yaml.
         self.experiment.flush()
+
+    @rank_zero_only
+    def flush(self) -> None:
+        """Wait until what was logged is on the disk."""
+        self.experiment.flush()
+        for path in Path(self.log_dir).glob("events.*"):
+            flush(path)
 
     @rank_zero_only
     def log_result(self, hyperparameters: dict[str, Any], metrics: dict[str, float]) -> None:

@@ -4,8 +4,9 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Ge
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     EMAWeightAveraging,
@@ -18,7 +19,9 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from vgglab.data import ImageDataModule
+from vgglab.reporting.history import CSVHistory
 from vgglab.reporting.tensorboard import TensorBoard, confusion_figure, image_grid
+from vgglab.training.checkpointing import CheckpointWriter
 
 
 class StepStatistics(Callback):
@@ -149,7 +152,25 @@ class Checkpoint(ModelCheckpoint):
 
     A checkpoint from in between resumes without that validation, and with it without the best
     score, the plateau schedule's step and a row of the history.
+
+    Args:
+        keep: predecessors of a file that stay beside it: `last-1.ckpt` is the one before.
+        settings: of Lightning's ModelCheckpoint.
     """
+
+    def __init__(self, *, keep: Annotated[int, Ge(0)] = 0, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.keep = keep
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        # A resumed run keeps the history before its checkpoint, so that must be on the disk first.
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVHistory | TensorBoard):
+                logger.flush()
+        options = {"keep": self.keep}
+        trainer.save_checkpoint(filepath, self.save_weights_only, storage_options=options)
+        self._last_global_step_saved = trainer.global_step
+        self._last_checkpoint_saved = filepath
 
     def on_train_batch_end(
         self,
@@ -159,6 +180,9 @@ class Checkpoint(ModelCheckpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
+        writer = trainer.strategy.checkpoint_io
+        if isinstance(writer, CheckpointWriter):
+            writer.raise_if_failed()
         if not trainer.is_last_batch:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 

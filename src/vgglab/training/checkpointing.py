@@ -1,55 +1,65 @@
 """Checkpoints that a killed process cannot tear, and which one a run continues from."""
 
 import logging
-import os
-import tempfile
+from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor, save
 
 from vgglab.errors import InputError
+from vgglab.files import remove, replacing
 from vgglab.networks.weights import read_checkpoint
 
 log = logging.getLogger(__name__)
 
+_MOST_PENDING = 2  # the best and the last checkpoint of an epoch
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """A checkpoint appears whole or not at all.
+
+class CheckpointWriter(TorchCheckpointIO):
+    """A checkpoint appears whole or not at all, with its SHA-256 beside it.
 
     Lightning's own writer goes through a temporary file that may lie on another file system, where
     a kill leaves a torn file, and does not flush to the disk.
+
+    Args:
+        asynchronous: copy the tensors and write them in a thread while training goes on: in order,
+            removals too, so that no checkpoint goes before its successor is whole, and with at
+            most two copies in memory, of the best and of the last. (Lightning's AsyncCheckpointIO
+            queues copies without bound and removes at once.)
     """
+
+    def __init__(self, *, asynchronous: bool = False) -> None:
+        self.asynchronous = asynchronous
+        self._thread: ThreadPoolExecutor | None = None
+        self._pending: deque[Future[None]] = deque()
+        self._failed = False
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         """Write beside the target, flush, rename.
 
+        Args:
+            checkpoint: plain containers and tensors.
+            path: the file.
+            storage_options: `{"keep": N}` leaves N predecessors, as `vgglab.files.replacing`.
+
         Raises:
-            InputError: the disk is full or the folder not writable; the previous file is intact.
+            InputError: this one or, when asynchronous, an earlier one could not be written, such as
+                on a full disk; what was there is intact.
         """
-        target = Path(path)
-        temporary: str | None = None
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
-            with os.fdopen(descriptor, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-            _flush_folder(target.parent)
-        except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-            if temporary is not None:
-                with suppress(FileNotFoundError):
-                    os.unlink(temporary)
-            raise InputError(
-                f"cannot write the checkpoint {target}: {error}; an earlier one there is intact"
-            ) from error
+        keep = (storage_options or {}).get("keep", 0)
+        if self.asynchronous:
+            while len(self._pending) >= _MOST_PENDING:
+                self._pending.popleft().result()
+            checkpoint = apply_to_collection(checkpoint, Tensor, _copied)
+        self._do(_write, checkpoint, Path(path), keep)
 
     def load_checkpoint(
         self,
@@ -60,31 +70,104 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Read with `weights_only=True`, whatever is asked for: a stranger's pickle runs no code.
 
         Raises:
-            InputError: the file is missing, torn, or holds more than plain data.
+            InputError: the file is missing, torn, altered, or holds more than plain data.
         """
+        self.wait()
         return read_checkpoint(Path(path))
 
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a file and its digest."""
+        self._do(remove, Path(path))
 
-def _flush_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    def wait(self) -> None:
+        """Until the disk has what was saved.
+
+        Raises:
+            InputError: it could not be written.
+        """
+        while self._pending:
+            self._pending.popleft().result()
+
+    def raise_if_failed(self) -> None:
+        """Report a failed save without waiting for a running one.
+
+        Raises:
+            InputError: it could not be written.
+        """
+        while self._pending and self._pending[0].done():
+            self._pending.popleft().result()
+
+    def teardown(self) -> None:
+        """Called by Lightning at the end of a run, also after an error."""
+        try:
+            self.wait()
+        finally:
+            if self._thread is not None:
+                self._thread.shutdown()
+                self._thread = None
+
+    def _do(self, function: Callable[..., None], *arguments: Any) -> None:
+        if not self.asynchronous:
+            function(*arguments)
+            return
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending.append(self._thread.submit(self._in_turn, function, *arguments))
+
+    def _in_turn(self, function: Callable[..., None], *arguments: Any) -> None:
+        if self._failed:
+            return  # what follows a failed save may be its predecessor's removal
+        try:
+            function(*arguments)
+        except BaseException:
+            self._failed = True
+            raise
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """On the CPU, apart from the one that training goes on changing."""
+    return tensor.detach().to("cpu", copy=True)
+
+
+def _write(checkpoint: dict[str, Any], path: Path, keep: int) -> None:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            replacing(path, sealed=True, keep=keep) as temporary,
+            temporary.open("wb") as file,
+        ):
+            save(checkpoint, file)
+    except (OSError, RuntimeError) as error:
+        # torch's archive, closed on a full disk, hides that behind "unexpected pos 576 vs 534".
+        cause = error if isinstance(error, OSError) else error.__context__
+        reason = cause.strerror if isinstance(cause, OSError) else error
+        raise InputError(
+            f"cannot write the checkpoint {path}: {reason}; what was there is intact"
+        ) from error
 
 
-def checkpoint_to_resume(resume: str | None, folder: Path) -> Path | None:
+@dataclass(frozen=True)
+class Start:
+    """The checkpoint that a run continues from."""
+
+    path: Path
+    step: int
+    """Optimiser steps done."""
+    config: dict[str, Any]
+    """The configuration of the run that wrote it."""
+
+
+def checkpoint_to_resume(resume: str | None, folder: Path) -> Start | None:
     """Where a run continues from.
 
     Args:
-        resume: None for a new run, `auto` for the newest readable checkpoint there, or a file.
+        resume: None for a new run, `auto` for the newest valid checkpoint there, or a file.
         folder: the run's `checkpoints` folder.
 
     Raises:
-        InputError: the named file cannot be read, or a new run would overwrite an earlier one.
+        InputError: the named file cannot be used, or a new run would overwrite an earlier one.
     """
-    existing = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    existing = list(folder.glob("*.ckpt"))
     if resume is None:
         if existing:
             raise InputError(
@@ -93,20 +176,26 @@ def checkpoint_to_resume(resume: str | None, folder: Path) -> Path | None:
             )
         return None
     if resume != "auto":
-        _steps(Path(resume))
-        return Path(resume)
-    readable: list[tuple[int, float, Path]] = []
+        return _start_at(Path(resume))
+    valid: list[tuple[int, float, Start]] = []
     for path in existing:
         try:
-            readable.append((_steps(path), path.stat().st_mtime, path))
+            start = _start_at(path)
         except InputError as error:
-            log.warning("skipped: %s", error)
+            log.warning("passed over: %s", error)
+        else:
+            valid.append((start.step, path.stat().st_mtime, start))
+    if existing and not valid:  # to start afresh would overwrite what might yet be repaired
+        raise InputError(
+            f"none of the checkpoints in {folder} can be used; another hydra.run.dir starts anew"
+        )
     # Of those with equally many steps, the one written last knows most of its epoch.
-    return max(readable)[2] if readable else None
+    return max(valid, key=lambda found: found[:2])[2] if valid else None
 
 
-def _steps(path: Path) -> int:
+def _start_at(path: Path) -> Start:
     checkpoint = read_checkpoint(path)
-    if "global_step" not in checkpoint:
+    if not isinstance(checkpoint, dict) or "global_step" not in checkpoint:
         raise InputError(f"{path} is not a training checkpoint; to start from weights use weights=")
-    return int(checkpoint["global_step"])
+    config = checkpoint.get("vgglab", {}).get("config", {})
+    return Start(path, int(checkpoint["global_step"]), config)

@@ -19,15 +19,15 @@ from vgglab.config.schema import AcceleratorConfig, TrainConfig, plain
 from vgglab.data import ImageDataModule
 from vgglab.data.sampling import per_device_batch_size
 from vgglab.errors import InputError
+from vgglab.files import remove_leftovers
 from vgglab.networks import load_weights
-from vgglab.networks.weights import read_checkpoint
 from vgglab.reporting.environment import open_run_folder, write_json
 from vgglab.reporting.report import write_report
 from vgglab.reporting.summary import summarize
 from vgglab.reporting.tensorboard import flatten
 from vgglab.reporting.terminal import console, print_result
 from vgglab.training.callbacks import boards
-from vgglab.training.checkpointing import AtomicCheckpointIO, checkpoint_to_resume
+from vgglab.training.checkpointing import CheckpointWriter, Start, checkpoint_to_resume
 from vgglab.training.classifier import Classifier, horizon_of
 from vgglab.training.optim import parameter_groups
 
@@ -60,32 +60,34 @@ def train(job: TrainConfig) -> dict[str, float]:
     """
     _quiet()
     run_dir = Path(job.run_dir)
-    checkpoint = checkpoint_to_resume(job.resume, run_dir / "checkpoints")
+    start = checkpoint_to_resume(job.resume, run_dir / "checkpoints")
     seed_everything(job.seed, verbose=False)
     data = _data(job)
     preprocessing = data.preprocessing
     model = job.model
-    if checkpoint is not None and model.accepts("init_from"):
+    if start is not None and model.accepts("init_from"):
         model = model.with_arguments(init_from=None)  # the checkpoint brings all layers
     network: nn.Module = model.build_for(len(data.classes), preprocessing.channels)
     summary = summarize(network, (preprocessing.channels, *preprocessing.size))
-    if checkpoint is not None:
-        _refuse_another_configuration(job, checkpoint)
-    trainer = _trainer(job, checkpoint)
+    if start is not None:
+        _refuse_another_configuration(job, start)
+    trainer = _trainer(job, start)
     refuse_sweep_that_repeats_itself(job.is_sweep, trainer)
-    if job.weights is not None and checkpoint is None:
+    if job.weights is not None and start is None:
         load_weights(network, job.weights)
     classifier = _classifier(job, data, network)
     _rehearse(classifier, data, trainer)
     if trainer.is_global_zero:
+        for folder in (run_dir, run_dir / "checkpoints"):
+            remove_leftovers(folder)
         open_run_folder(run_dir, job.composition)
         console.print(summary.table())
-        _introduce(job, data, trainer, checkpoint)
+        _introduce(job, data, trainer, start)
         if inherited := getattr(network, "inherited", []):
             source = job.model.arguments["init_from"]
             console.print(f"layers from {source}: {', '.join(inherited)}")
     started = time.monotonic()
-    _fit(trainer, classifier, data, checkpoint)
+    _fit(trainer, classifier, data, start)
     seconds = time.monotonic() - started
     metrics = trainer.callback_metrics.items()
     result = {name: float(value) for name, value in metrics if name.startswith("val/")}
@@ -121,9 +123,8 @@ def _data(job: TrainConfig) -> ImageDataModule:
     return data
 
 
-def _trainer(job: TrainConfig, checkpoint: Path | None) -> Trainer:
-    how = job.trainer.model_dump(exclude={"channels_last", "compile"})
-    resume_step = None if checkpoint is None else int(read_checkpoint(checkpoint)["global_step"])
+def _trainer(job: TrainConfig, start: Start | None) -> Trainer:
+    how = job.trainer.model_dump(exclude={"channels_last", "compile", "async_checkpoints"})
     try:
         trainer = Trainer(
             **how,
@@ -132,9 +133,9 @@ def _trainer(job: TrainConfig, checkpoint: Path | None) -> Trainer:
             num_nodes=job.accelerator.num_nodes,
             sync_batchnorm=job.accelerator.sync_batchnorm,
             strategy=_strategy(job.accelerator),
-            logger=_loggers(job, resume_step),
+            logger=_loggers(job, None if start is None else start.step),
             callbacks=_callbacks(job),
-            plugins=[AtomicCheckpointIO()],
+            plugins=[CheckpointWriter(asynchronous=job.trainer.async_checkpoints)],
             default_root_dir=job.run_dir,
             use_distributed_sampler=False,  # ours shards already
             enable_model_summary=False,  # torchinfo's is shown
@@ -205,21 +206,20 @@ def _rehearse(classifier: Classifier, data: ImageDataModule, trainer: Trainer) -
         raise InputError(f"loss: {error}") from error
 
 
-def _refuse_another_configuration(job: TrainConfig, checkpoint: Path) -> None:
+def _refuse_another_configuration(job: TrainConfig, start: Start) -> None:
     """A checkpoint brings its weights and its optimiser's settings: others would be ignored."""
-    card = read_checkpoint(checkpoint).get("vgglab", {})
-    before, now = flatten(card.get("config", {})), flatten(plain(job))
+    before, now = flatten(start.config), flatten(plain(job))
     for name in sorted(before.keys() & now.keys()):
         fixed = name.split(".")[0] in _FIXED and name not in _FREE
         if fixed and before[name] != now[name]:
             raise InputError(
-                f"{checkpoint} was trained with {name}={before[name]}, not {now[name]}; a resumed "
+                f"{start.path} was trained with {name}={before[name]}, not {now[name]}; a resumed "
                 "run keeps it, and weights= starts a new one"
             )
 
 
 def _introduce(
-    job: TrainConfig, data: ImageDataModule, trainer: Trainer, checkpoint: Path | None
+    job: TrainConfig, data: ImageDataModule, trainer: Trainer, start: Start | None
 ) -> None:
     """Say what is about to run."""
     images = ", ".join(f"{len(images):,} {split}" for split, images in data.sets.items())
@@ -231,15 +231,15 @@ def _introduce(
     console.print(
         f"{job.name}: {images} images of {len(data.classes)} classes; batch {batch} on {device}"
     )
-    if checkpoint is not None:
-        console.print(f"continues from {_shown(checkpoint)}")
+    if start is not None:
+        console.print(f"continues from {_shown(start.path)}, after step {start.step:,}")
 
 
 def _fit(
-    trainer: Trainer, classifier: Classifier, data: ImageDataModule, checkpoint: Path | None
+    trainer: Trainer, classifier: Classifier, data: ImageDataModule, start: Start | None
 ) -> None:
     try:
-        trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint)
+        trainer.fit(classifier, datamodule=data, ckpt_path=None if start is None else start.path)
     except MisconfigurationException as error:  # such as a monitor that nothing logs
         raise InputError(str(error)) from error
     except RuntimeError as error:
