@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vgglab.errors import InputError
-from vgglab.files import is_damaged, seal
+from vgglab.files import is_damaged
 
 PUBLIC = "IMAGENET1K_V1"
 PREFIX = "network."  # of the network's keys in this project's checkpoints
@@ -130,27 +130,43 @@ def read_checkpoint(path: Path) -> Any:
     """What `torch.save` wrote, on the CPU: plain containers and tensors, or an error.
 
     Raises:
-        WeightsError: no such file, a torn one, one that is not what its seal says
-            (`vgglab.files.replacing`), or a pickle that would run code.
+        WeightsError: as `check_whole` and `open_checkpoint`.
+    """
+    check_whole(path)
+    return open_checkpoint(path)
+
+
+def check_whole(path: Path) -> None:
+    """Read a file through and compare it with its seal (`vgglab.files.replacing`) or, of a zip
+    archive without one, with the archive's own checksums.
+
+    Raises:
+        WeightsError: no such file, a torn or an altered one.
     """
     _check_file(path)
     try:
         damaged = is_damaged(path)
-    except OSError as error:
-        raise WeightsError(f"cannot read weights from {path}: {_reason(error)}") from error
-    if damaged:
-        raise WeightsError(
-            f"{path} is torn or was altered: its SHA-256 is not the one in {seal(path).name}"
-        )
-    try:
-        zipped = zipfile.is_zipfile(path)
-        if zipped and damaged is None:
+        if damaged is None and zipfile.is_zipfile(path):
             # torch does not look at the checksums; without this a damaged file loads as noise.
             with zipfile.ZipFile(path) as archive:
-                if member := archive.testzip():
-                    raise zipfile.BadZipFile(f"damaged: the checksum of {member} is wrong")
+                damaged = archive.testzip() is not None
+    except Exception as error:  # the zip reader fed with noise raises anything
+        raise WeightsError(f"cannot read weights from {path}: {_reason(error)}") from error
+    if damaged:
+        raise WeightsError(f"{path} is torn or was altered: its checksum is wrong")
+
+
+def open_checkpoint(path: Path) -> Any:
+    """`read_checkpoint` without reading the tensors: damage in them stays unseen.
+
+    Raises:
+        WeightsError: no such file, a torn one, or a pickle that would run code.
+    """
+    _check_file(path)
+    try:
         # The format from before torch 1.6, which torchvision's files have, cannot be mapped.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        mapped = zipfile.is_zipfile(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # an unpickler fed with noise raises anything
         raise WeightsError(f"cannot read weights from {path}: {_reason(error)}") from error
 

@@ -162,6 +162,19 @@ class Checkpoint(ModelCheckpoint):
         super().__init__(**settings)
         self.keep = keep
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # Lightning forgets the best score when the run's folder has moved, and would then write a
+        # worse checkpoint over the best one.
+        folder = Path(self.dirpath or "")
+        best = state_dict["best_model_path"]
+        if not best or Path(_moved(best, folder)).is_file():
+            for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+                state_dict[name] = _moved(state_dict[name], folder)
+            scores = state_dict["best_k_models"].items()
+            state_dict["best_k_models"] = {_moved(path, folder): score for path, score in scores}
+            state_dict["dirpath"] = self.dirpath
+        super().load_state_dict(state_dict)
+
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         # A resumed run keeps the history before its checkpoint, so that must be on the disk first.
         for logger in trainer.loggers:
@@ -189,6 +202,10 @@ class Checkpoint(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_batch_end(trainer, pl_module, None, None, 0)
         super().on_train_epoch_end(trainer, pl_module)
+
+
+def _moved(path: str, folder: Path) -> str:
+    return str(folder / Path(path).name) if path else path
 
 
 def boards(trainer: Trainer) -> list[TensorBoard]:

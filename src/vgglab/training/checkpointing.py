@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor, save
 
 from vgglab.errors import InputError
 from vgglab.files import remove, replacing
-from vgglab.networks.weights import read_checkpoint
+from vgglab.networks.weights import check_whole, open_checkpoint, read_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -176,25 +176,39 @@ def checkpoint_to_resume(resume: str | None, folder: Path) -> Start | None:
             )
         return None
     if resume != "auto":
+        check_whole(Path(resume))
         return _start_at(Path(resume))
-    valid: list[tuple[int, float, Start]] = []
-    for path in existing:
+    # Most trained first; of those with equally many steps, the one written last knows most of its
+    # epoch. To find that out costs little, to read a large file through does not.
+    found = sorted(
+        ((start.step, start.path.stat().st_mtime, start) for start in _starts(existing)),
+        key=lambda entry: entry[:2],
+        reverse=True,
+    )
+    for _, _, start in found:
         try:
-            start = _start_at(path)
+            check_whole(start.path)
         except InputError as error:
             log.warning("passed over: %s", error)
         else:
-            valid.append((start.step, path.stat().st_mtime, start))
-    if existing and not valid:  # to start afresh would overwrite what might yet be repaired
+            return start
+    if existing:  # to start afresh would overwrite what might yet be repaired
         raise InputError(
             f"none of the checkpoints in {folder} can be used; another hydra.run.dir starts anew"
         )
-    # Of those with equally many steps, the one written last knows most of its epoch.
-    return max(valid, key=lambda found: found[:2])[2] if valid else None
+    return None
+
+
+def _starts(paths: Iterable[Path]) -> Iterator[Start]:
+    for path in paths:
+        try:
+            yield _start_at(path)
+        except InputError as error:
+            log.warning("passed over: %s", error)
 
 
 def _start_at(path: Path) -> Start:
-    checkpoint = read_checkpoint(path)
+    checkpoint = open_checkpoint(path)
     if not isinstance(checkpoint, dict) or "global_step" not in checkpoint:
         raise InputError(f"{path} is not a training checkpoint; to start from weights use weights=")
     config = checkpoint.get("vgglab", {}).get("config", {})

@@ -5,13 +5,16 @@ import os
 import time
 import warnings
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
 
 import torch
 from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from vgglab.cluster.launch import refuse_sweep_that_repeats_itself
@@ -92,7 +95,7 @@ def train(job: TrainConfig) -> dict[str, float]:
     metrics = trainer.callback_metrics.items()
     result = {name: float(value) for name, value in metrics if name.startswith("val/")}
     if job.test:
-        result = _test(trainer, classifier, data, run_dir)
+        result = _test(trainer, classifier, data)
     if trainer.is_global_zero:
         _conclude(run_dir, job, trainer, result, seconds)
     return result
@@ -108,6 +111,7 @@ def _quiet() -> None:
         ".*recommended to use `self.log.*sync_dist=True.*",  # torchmetrics has synchronised already
         ".*isinstance.treespec, LeafSpec.*",  # of Lightning's own code
         ".*Checkpoint directory .* exists and is not empty.*",
+        ".*The dirpath has changed from .*",  # of a run that branches off another one
     ):
         warnings.filterwarnings("ignore", message)
 
@@ -242,17 +246,19 @@ def _fit(
         trainer.fit(classifier, datamodule=data, ckpt_path=None if start is None else start.path)
     except MisconfigurationException as error:  # such as a monitor that nothing logs
         raise InputError(str(error)) from error
+    except SIGTERMException as error:  # Lightning's would leave with exit code 0
+        raise SystemExit(128 + SIGTERM) from error
     except RuntimeError as error:
         if "Early stopping conditioned on metric" in str(error):
             raise InputError(str(error)) from error
         raise
 
 
-def _test(
-    trainer: Trainer, classifier: Classifier, data: ImageDataModule, run_dir: Path
-) -> dict[str, float]:
-    folder = run_dir / "checkpoints"
-    saved = [path for name in ("best", "last") if (path := folder / f"{name}.ckpt").exists()]
+def _test(trainer: Trainer, classifier: Classifier, data: ImageDataModule) -> dict[str, float]:
+    writers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+    monitored_first = sorted(writers, key=lambda writer: writer.monitor is None)
+    written = [Path(w.dirpath or "", Path(w.best_model_path).name) for w in monitored_first]
+    saved = [path for path in written if path.is_file()]
     # Every process tests the same file, also where one sees its folder late or not at all.
     chosen = trainer.strategy.broadcast(saved[0] if saved else None)
     found: Any = trainer.test(classifier, datamodule=data, ckpt_path=chosen, verbose=False)

@@ -1,0 +1,57 @@
+"""What two runs must share to count as the same run."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def assert_same_end(left: Path, right: Path) -> None:
+    """Bit-identical weights and optimiser, the same history and result."""
+    ends = [torch.load(f / "checkpoints/last.ckpt", weights_only=True) for f in (left, right)]
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "current_model_state"):
+        assert_same(ends[0].get(key), ends[1].get(key), key)
+    assert history(left) == history(right)
+    assert (left / "metrics.json").read_text() == (right / "metrics.json").read_text()
+
+
+def assert_same(left: Any, right: Any, path: str) -> None:
+    """Equal to the bit; of nested containers the message names the first part that differs."""
+    assert type(left) is type(right), f"{path}: {type(left)} and {type(right)}"
+    if isinstance(left, torch.Tensor):
+        assert torch.equal(left, right), path
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys(), f"{path}: {left.keys() ^ right.keys()} in one only"
+        for key in left:
+            assert_same(left[key], right[key], f"{path}.{key}")
+    elif isinstance(left, list | tuple):
+        for i, pair in enumerate(zip(left, right, strict=False)):
+            assert_same(*pair, f"{path}.{i}")
+        assert len(left) == len(right), f"{path}: {len(left)} and {len(right)} parts"
+    else:
+        assert left == right, f"{path}: {left!r} and {right!r}"
+
+
+def history(run_dir: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv without the one thing that may differ, how fast it went."""
+    with (run_dir / "metrics.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if not k.startswith("throughput")} for row in rows]
+
+
+def curves(run_dir: Path) -> dict[str, list[tuple[int, object]]]:
+    """What TensorBoard shows of a run but its speed: (step, value) of scalars and images by tag."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(run_dir / "tensorboard"), {"scalars": 0, "images": 0})
+    board.Reload()
+    tags = board.Tags()
+    shown: dict[str, list[tuple[int, object]]] = {
+        tag: [(event.step, event.value) for event in board.Scalars(tag)]
+        for tag in tags["scalars"]
+        if not tag.startswith("throughput")
+    }
+    for tag in tags["images"]:
+        shown[tag] = [(event.step, event.encoded_image_string) for event in board.Images(tag)]
+    return shown

@@ -1,0 +1,76 @@
+"""Which checkpoints stay, and that a moved run keeps its best one."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import TINY, Compose
+from tests.training.runs import assert_same_end
+from vgglab.config.schema import EvaluateConfig, TrainConfig, parse
+from vgglab.evaluation.evaluate import evaluate
+from vgglab.training.run import train
+
+
+def run(composed: Compose, run_dir: Path, *overrides: str) -> dict[str, float]:
+    return train(parse(composed("train", *TINY, *overrides, run_dir=run_dir), TrainConfig))
+
+
+def step_of(path: Path) -> int:
+    return int(torch.load(path, weights_only=True)["global_step"])
+
+
+def test_the_last_checkpoints_predecessor_stays(composed: Compose, tmp_path: Path) -> None:
+    run(composed, tmp_path, "trainer.max_epochs=4", "callbacks.last_checkpoint.keep=2")
+    folder = tmp_path / "checkpoints"
+    steps = [step_of(folder / f"{name}.ckpt") for name in ("last", "last-1", "last-2")]
+    assert steps == [24, 18, 12]
+    assert not (folder / "last-3.ckpt").exists()
+    assert {f"{path.name}.sha256" for path in folder.glob("*.ckpt")} == {
+        path.name for path in folder.glob("*.sha256")
+    }
+
+
+def test_milestones_stay_for_good(composed: Compose, tmp_path: Path) -> None:
+    every = ("callbacks=[default,milestones]", "callbacks.milestones.every_n_epochs=2")
+    run(composed, tmp_path, *every, "trainer.max_epochs=5", "test=false")
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").glob("epoch-*.ckpt"))
+    assert kept == ["epoch-0001.ckpt", "epoch-0003.ckpt"]
+
+
+def test_the_k_best_stay_and_the_very_best_is_tested(composed: Compose, tmp_path: Path) -> None:
+    best = (
+        "callbacks.best_checkpoint.save_top_k=2",
+        "callbacks.best_checkpoint.filename='best-{epoch}'",
+        "callbacks.best_checkpoint.monitor=val/loss",
+        "callbacks.best_checkpoint.mode=min",
+        "data.noise=0.1",
+        "optimizer.lr=0.05",
+    )
+    result = run(composed, tmp_path, *best, "trainer.max_epochs=4")
+    kept = {path.name: path for path in (tmp_path / "checkpoints").glob("best-*.ckpt")}
+    assert len(kept) == 2
+    states = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["callbacks"]
+    (state,) = [value for key, value in states.items() if "val/loss" in key]
+    assert {Path(path).name for path in state["best_k_models"]} == set(kept)
+    shown = evaluate(
+        parse(composed("evaluate", f"checkpoint='{state['best_model_path']}'"), EvaluateConfig)
+    )
+    assert result == pytest.approx(shown, rel=1e-5)
+
+
+def test_a_moved_run_keeps_its_best_checkpoint(composed: Compose, tmp_path: Path) -> None:
+    undisturbed, before, after = tmp_path / "undisturbed", tmp_path / "before", tmp_path / "after"
+    # The first validation is by definition the best: any later one is "worse".
+    falling = (
+        "callbacks.best_checkpoint.monitor=epoch",
+        "callbacks.best_checkpoint.mode=min",
+        "scheduler=constant",
+    )
+    run(composed, undisturbed, *falling, "trainer.max_epochs=4")
+    run(composed, before, *falling, "trainer.max_epochs=2", "test=false")
+    shutil.move(before, after)
+    run(composed, after, *falling, "trainer.max_epochs=4", "resume=auto")
+    assert step_of(after / "checkpoints/best.ckpt") == 6
+    assert_same_end(undisturbed, after)
