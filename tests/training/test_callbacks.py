@@ -2,9 +2,11 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from tests.conftest import TINY, Compose
 from tests.training.runs import assert_same_end
@@ -74,3 +76,42 @@ def test_a_moved_run_keeps_its_best_checkpoint(composed: Compose, tmp_path: Path
     run(composed, after, *falling, "trainer.max_epochs=4", "resume=auto")
     assert step_of(after / "checkpoints/best.ckpt") == 6
     assert_same_end(undisturbed, after)
+
+
+def test_a_run_that_stopped_early_stays_stopped(composed: Compose, tmp_path: Path) -> None:
+    """Killed between its last epoch and its test, it must not train on when it is resumed."""
+    early = (
+        "callbacks=[default,early_stopping]",
+        "callbacks.early_stopping.patience=1",
+        "callbacks.early_stopping.min_delta=1.0",
+        "trainer.max_epochs=9",
+    )
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    run(composed, undisturbed, *early)
+    run(composed, killed, *early, "test=false")
+    run(composed, killed, *early, "resume=auto")
+    assert step_of(killed / "checkpoints/last.ckpt") == 12
+    assert_same_end(undisturbed, killed)
+
+
+def test_a_finished_run_without_test_keeps_its_result(composed: Compose, tmp_path: Path) -> None:
+    result = run(composed, tmp_path, "test=false")
+    before = (tmp_path / "metrics.json").read_text()
+    assert run(composed, tmp_path, "test=false", "resume=auto") == result
+    assert (tmp_path / "metrics.json").read_text() == before
+
+
+def test_no_checkpoint_falls_between_accumulated_batches(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint by the clock may be due after any batch."""
+    batches = []
+
+    def note(self: ModelCheckpoint, *arguments: Any) -> None:
+        batches.append(arguments[-1])
+
+    monkeypatch.setattr(ModelCheckpoint, "on_train_batch_end", note)
+    run(composed, tmp_path, "trainer.accumulate_grad_batches=2", "trainer.max_epochs=1")
+    # The end of the epoch calls it as well.
+    assert set(batches) <= {1, 3, 0}
+    assert batches.count(1) == batches.count(3) == 2  # best and last

@@ -184,7 +184,7 @@ def test_an_altered_checkpoint_is_named_and_passed_over(
     torch.save({"global_step": 99, "x": torch.ones(3)}, tmp_path / "last.ckpt")  # a valid file
     assert resumed("auto", tmp_path) == tmp_path / "last-1.ckpt"
     assert "last.ckpt is torn or was altered" in caplog.text
-    with pytest.raises(InputError, match=r"last\.ckpt is torn or was altered: its checksum is wrong"):
+    with pytest.raises(InputError, match=r"last\.ckpt is torn or was altered: its checksum"):
         resumed(str(tmp_path / "last.ckpt"), tmp_path)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from lightning.pytorch.callbacks import (
     EMAWeightAveraging,
     ModelCheckpoint,
@@ -19,6 +20,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from vgglab.data import ImageDataModule
+from vgglab.files import replace_file
 from vgglab.reporting.history import CSVHistory
 from vgglab.reporting.tensorboard import TensorBoard, confusion_figure, image_grid
 from vgglab.training.checkpointing import CheckpointWriter
@@ -128,7 +130,7 @@ class ConfusionMatrix(Callback):
         if trainer.is_global_zero:
             classes = list(trainer.datamodule.classes)  # type: ignore[attr-defined]
             content = {"classes": classes, "matrix": matrix.tolist()}
-            (self.run_dir / "confusion.json").write_text(json.dumps(content), encoding="utf-8")
+            replace_file(self.run_dir / "confusion.json", json.dumps(content).encode())
             for board in boards(trainer):
                 figure = confusion_figure(matrix, classes)
                 board.experiment.add_figure("test/confusion", figure, trainer.global_step)
@@ -147,11 +149,20 @@ class MovingAverage(EMAWeightAveraging):
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
 
-class Checkpoint(ModelCheckpoint):
-    """Lightning's, but after an epoch's last batch it waits for the epoch's validation.
+class EarlyStopping(LightningEarlyStopping):
+    """Lightning's, but a run that has stopped stays stopped when it is resumed."""
 
-    A checkpoint from in between resumes without that validation, and with it without the best
-    score, the plateau schedule's step and a row of the history.
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.stopped_epoch:
+            trainer.should_stop = True
+
+
+class Checkpoint(ModelCheckpoint):
+    """Lightning's, but only where a run can continue exactly: after an optimiser's step, and at the
+    end of an epoch after the validation.
+
+    A checkpoint from before the validation resumes without it, and so without the best score, the
+    plateau schedule's step and a row of the history.
 
     Args:
         keep: predecessors of a file that stay beside it: `last-1.ckpt` is the one before.
@@ -196,7 +207,9 @@ class Checkpoint(ModelCheckpoint):
         writer = trainer.strategy.checkpoint_io
         if isinstance(writer, CheckpointWriter):
             writer.raise_if_failed()
-        if not trainer.is_last_batch:
+        # A step's first half, its accumulated gradients, is in no checkpoint.
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if stepped and not trainer.is_last_batch:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -25,6 +25,7 @@ from vgglab.errors import InputError
 from vgglab.files import remove_leftovers
 from vgglab.networks import load_weights
 from vgglab.reporting.environment import open_run_folder, write_json
+from vgglab.reporting.history import read_history
 from vgglab.reporting.report import write_report
 from vgglab.reporting.summary import summarize
 from vgglab.reporting.tensorboard import flatten
@@ -92,10 +93,7 @@ def train(job: TrainConfig) -> dict[str, float]:
     started = time.monotonic()
     _fit(trainer, classifier, data, start)
     seconds = time.monotonic() - started
-    metrics = trainer.callback_metrics.items()
-    result = {name: float(value) for name, value in metrics if name.startswith("val/")}
-    if job.test:
-        result = _test(trainer, classifier, data)
+    result = _test(trainer, classifier, data) if job.test else _validated(trainer, run_dir)
     if trainer.is_global_zero:
         _conclude(run_dir, job, trainer, result, seconds)
     return result
@@ -252,6 +250,16 @@ def _fit(
         if "Early stopping conditioned on metric" in str(error):
             raise InputError(str(error)) from error
         raise
+
+
+def _validated(trainer: Trainer, run_dir: Path) -> dict[str, float]:
+    """The last validation's metrics, also of a run that had ended before it was resumed."""
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    history = run_dir / "metrics.csv"
+    if not metrics and history.exists():
+        for row in read_history(history):
+            metrics.update(row)
+    return {name: value for name, value in metrics.items() if name.startswith("val/")}
 
 
 def _test(trainer: Trainer, classifier: Classifier, data: ImageDataModule) -> dict[str, float]:
