@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
@@ -71,6 +72,11 @@ class TensorBoard(TensorBoardLogger):
         for summary in hparams(flatten(hyperparameters), dict(metrics)):  # type: ignore[no-untyped-call]
             writer.add_summary(summary)
         self.experiment.flush()
+
+
+def boards(trainer: Trainer) -> list[TensorBoard]:
+    """The run's TensorBoard loggers."""
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoard)]
 
 
 def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, bool | str | float | int]:

@@ -28,9 +28,8 @@ from vgglab.reporting.environment import open_run_folder, write_json
 from vgglab.reporting.history import read_history
 from vgglab.reporting.report import write_report
 from vgglab.reporting.summary import summarize
-from vgglab.reporting.tensorboard import flatten
+from vgglab.reporting.tensorboard import boards, flatten
 from vgglab.reporting.terminal import console, print_result
-from vgglab.training.callbacks import boards
 from vgglab.training.checkpointing import CheckpointWriter, Start, checkpoint_to_resume
 from vgglab.training.classifier import Classifier, horizon_of
 from vgglab.training.optim import parameter_groups
