@@ -1,5 +1,7 @@
 """`_target_` sections: what they may call, with which arguments."""
 
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vgglab.config.components import Component
-from vgglab.config.schema import Callback, Data, Network, Optimizer
+from vgglab.config.schema import Callback, Data, Logger, Loss, Network, Optimizer
 from vgglab.errors import InputError
 
 
@@ -79,10 +81,32 @@ def test_only_allowed_packages_are_called(target: str) -> None:
         (Data, "vgglab.networks.build_vgg"),
         (Network, "vgglab.networks.load_weights"),
         (Network, "torch.nn"),
+        (Network, "torch.nn.Module.get_submodule"),
+        (Callback, "torch.hub.os.system"),
+        (Logger, "torch.optim.SGD"),
     ],
 )
 def test_a_slot_takes_only_what_belongs_there(kind: type[Component], target: str) -> None:
     with pytest.raises(InputError, match="does not make"):
+        component(kind, target).checked("slot")
+
+
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [
+        # Attributes reach other packages' classes.
+        (Network, "vgglab.training.run.torch.fx.GraphModule"),
+        (Network, "torch.fx.graph_module.reduce_graph_module"),
+        (Network, "torch.distributed.nn.RemoteModule"),
+        (Network, "torch.jit.ScriptModule"),
+        (Loss, "torchmetrics.text.bert.BERTScore"),
+        (Data, "lightning.pytorch.demos.mnist_datamodule.MNISTDataModule"),
+        (Logger, "lightning.pytorch.loggers.MLFlowLogger"),
+        (Logger, "lightning.pytorch.loggers.WandbLogger"),
+    ],
+)
+def test_not_all_that_fits_a_slot_is_called(kind: type[Component], target: str) -> None:
+    with pytest.raises(InputError, match="outside the modules"):
         component(kind, target).checked("slot")
 
 
@@ -110,3 +134,52 @@ def test_what_the_target_itself_refuses_is_one_line() -> None:
     optimizer = component(Optimizer, "torch.optim.SGD", lr=-1.0).checked("optimizer")
     with pytest.raises(InputError, match="optimizer: Invalid learning rate"):
         optimizer.build("optimizer", params=[torch.nn.Parameter(torch.zeros(1))])
+
+
+SOURCE = {
+    "import_block": "open('owned', 'w').close()\n",
+    "body": {"code": "def forward(self): pass", "_graphmodule_cls_name": "X"},
+}
+
+
+def test_source_text_in_the_arguments_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    target = "torch.fx.graph_module.reduce_graph_module"
+    attack = component(Network, target, **SOURCE)
+    with pytest.raises(InputError, match="outside the modules"):
+        attack.checked("model")
+    assert not list(tmp_path.iterdir())
+    attack.checked("model", [target])  # it fits the slot, and would be run
+    with suppress(Exception):
+        attack.build("model")
+    assert (tmp_path / "owned").exists()
+
+
+def test_what_is_allowed_by_its_full_name_may_come_from_anywhere() -> None:
+    target = "lightning.pytorch.demos.boring_classes.BoringDataModule"
+    for allowed in ([target], ["lightning.pytorch.demos"]):
+        component(Data, target).checked("data", allowed)
+    for allowed in (["lightning.pytorch.demo"], [f"{target}s"]):
+        with pytest.raises(InputError, match="outside the modules"):
+            component(Data, target).checked("data", allowed)
+
+
+def test_an_allowed_package_does_not_open_others() -> None:
+    through = f"{__name__}.torch.fx.GraphModule"
+    with pytest.raises(InputError, match="outside the modules"):
+        component(Network, through).checked("model", [__name__])
+
+
+@pytest.mark.parametrize("word", ["_partial_", "_args_", "_recursive_", "_convert_", "_target_"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_words_of_instantiate_are_refused(word: str, deep: bool) -> None:
+    arguments: dict[str, Any] = {word: "os.system"}
+    if deep:
+        arguments = {"options": {"list": [arguments]}}
+    elif word == "_target_":
+        return  # the section's own
+    # A target that takes any argument.
+    with pytest.raises(InputError, match=rf"{word}: only the section itself is built"):
+        component(Network, "torchvision.models.vgg16", **arguments).checked("model")

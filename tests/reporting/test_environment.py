@@ -41,6 +41,13 @@ def test_it_tells_nothing_private(monkeypatch: pytest.MonkeyPatch) -> None:
         assert private not in text
 
 
+def test_the_command_holds_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = ["+data.hub_token=hunter2", "data.root=s3://me:hunter2@bucket/x", "a.passwd='h u'"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *secrets, "seed=1"])
+    stored = "'+data.hub_token=***' 'data.root=s3://***@bucket/x' 'a.passwd=***' seed=1"
+    assert environment()["command"] == f"python train.py {stored}"
+
+
 def test_git_state_is_the_commit_and_the_hash_of_the_diff(tmp_path: Path) -> None:
     def git(*arguments: str) -> bytes:
         identity = ["-c", "user.name=x", "-c", "user.email=x"]

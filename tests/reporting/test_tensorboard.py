@@ -1,5 +1,11 @@
 """Event files, read back with TensorBoard's own readers."""
 
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -10,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
+from tests.conftest import ROOT
 
 from vgglab.reporting.tensorboard import TensorBoard, confusion_figure, flatten, image_grid
 
@@ -130,3 +137,39 @@ def test_large_confusion_matrices_leave_out_what_cannot_be_read(
 def test_a_thousand_classes_can_be_drawn() -> None:
     figure = confusion_figure(torch.zeros(1000, 1000), [str(index) for index in range(1000)])
     figure.canvas.draw()
+
+
+def listening(port: int) -> set[str]:
+    """The addresses, as /proc/net writes them, where something of this machine listens."""
+    rows = []
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        if Path(table).exists():
+            rows += [line.split() for line in Path(table).read_text().splitlines()[1:]]
+    found = [(row[1].split(":"), row[3]) for row in rows]
+    return {host for (host, at), state in found if int(at, 16) == port and state == "0A"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="no list of sockets")
+def test_the_command_of_the_readme_listens_on_loopback_alone(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    (command,) = re.findall(r"^uv run (tensorboard .*)$", readme, re.MULTILINE)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "logs").mkdir()
+    program = Path(sys.executable).with_name("tensorboard")
+    with subprocess.Popen(
+        [program, *command.split()[1:], f"--port={port}"], cwd=tmp_path, stderr=subprocess.DEVNULL
+    ) as board:
+        try:
+            while not listening(port):
+                assert board.poll() is None
+                time.sleep(0.2)
+            # 127.0.0.1 and ::1, in the byte order of a little-endian machine
+            loopback = {"0100007F", "00000000000000000000000001000000"}
+            assert listening(port) <= loopback
+            with urllib.request.urlopen(f"http://localhost:{port}/", timeout=60) as page:
+                assert b"TensorBoard" in page.read()
+        finally:
+            board.terminate()

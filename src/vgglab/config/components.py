@@ -20,6 +20,29 @@ from vgglab.errors import InputError
 # incomplete. Only these packages are called, and only for what a slot asks for (see `Component`).
 ALLOWED_PACKAGES = ("vgglab", "torch", "torchvision", "torchmetrics", "lightning")
 
+# Where the target must have been defined: names reach into other modules through attributes
+# (`vgglab.some.module.os`), and these packages hold more than components. Left out, though they
+# fit a slot: torch.fx (`reduce_graph_module` runs the source text in its arguments), the rest of
+# torch and torchmetrics that rewrites, traces, exports, scripts or fetches models, lightning's
+# demos (an unsafe `torch.load`) and the loggers that send a run to a server named in the file.
+ALLOWED_HOMES = (
+    "vgglab",
+    "torch.nn",
+    "torch.optim",
+    "torchvision.models",
+    "torchvision.ops",
+    "torchvision.transforms",
+    "torchmetrics.aggregation",
+    "torchmetrics.classification",
+    "torchmetrics.regression",
+    "lightning.pytorch.callbacks",
+    "lightning.pytorch.loggers.csv_logs",
+    "lightning.pytorch.loggers.tensorboard",
+)
+
+# Words of `hydra.utils.instantiate`, which is not used: a section is built, what is in it is not.
+_INSTANTIATE = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
+
 Self = typing.TypeVar("Self", bound="Component")  # `typing.Self` is of Python 3.11
 
 
@@ -56,8 +79,10 @@ class Component(BaseModel):
             InputError: the target does not exist, is not allowed or does not take these arguments;
                 the message has the setting's full name, what is wrong and the choices.
         """
+        _refuse_instantiation(path, self.arguments)
         target = self._locate(path, allowed_targets)
         self._check_slot(path, target)
+        self._check_home(path, target, allowed_targets)
         parameters, closed = _parameters(target)
         values = {}
         for name, value in self.arguments.items():
@@ -94,11 +119,8 @@ class Component(BaseModel):
 
     def _locate(self, path: str, allowed_targets: Sequence[str]) -> Callable[..., Any]:
         allowed = (*ALLOWED_PACKAGES, *allowed_targets)
-        if not any(self.target == name or self.target.startswith(f"{name}.") for name in allowed):
-            raise InputError(
-                f"{path}._target_={self.target} is outside the packages that may be called "
-                f"({', '.join(allowed)}); if you trust it, add allowed_targets=[{self.target}]"
-            )
+        if not _is_inside(self.target, allowed):
+            raise self._outside(path, f"the packages that may be called ({', '.join(allowed)})")
         try:
             target = pkgutil.resolve_name(self.target)
         except (ImportError, AttributeError, ValueError) as error:
@@ -107,13 +129,48 @@ class Component(BaseModel):
 
     def _check_slot(self, path: str, target: Callable[..., Any]) -> None:
         makes: Any = target
-        if inspect.isfunction(target):
+        if inspect.isfunction(target) and target.__qualname__ == target.__name__:  # no method
             makes = _hints(target).get("return")
         wanted = pkgutil.resolve_name(self.slot)
         if not (inspect.isclass(makes) and issubclass(makes, wanted)):
             raise InputError(
                 f"{path}._target_={self.target} does not make a {self.slot}, which {path} must be"
             )
+
+    def _check_home(
+        self, path: str, target: Callable[..., Any], allowed_targets: Sequence[str]
+    ) -> None:
+        allowed = (*ALLOWED_HOMES, *allowed_targets)
+        if self.target not in allowed_targets and not _is_inside(target.__module__, allowed):
+            raise self._outside(
+                path,
+                f"the modules that may be called: it comes from {target.__module__}, "
+                f"and they are {', '.join(allowed)}",
+            )
+
+    def _outside(self, path: str, of_what: str) -> InputError:
+        return InputError(
+            f"{path}._target_={self.target} is outside {of_what}; if you trust it, add "
+            f"allowed_targets=[{self.target}] to the command line"
+        )
+
+
+def _is_inside(name: str, packages: Sequence[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def _refuse_instantiation(path: str, value: Any) -> None:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if name in _INSTANTIATE:
+                raise InputError(
+                    f"{path}.{name}: only the section itself is built, not what is in it, "
+                    f"and from a _target_ and its arguments alone; leave {name} out"
+                )
+            _refuse_instantiation(f"{path}.{name}", inner)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            _refuse_instantiation(f"{path}[{index}]", inner)
 
 
 def _parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:

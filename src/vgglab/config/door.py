@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 
+from vgglab.config import guard
 from vgglab.config.errors import explain
 
 # Hydra users know this variable: with it they see the whole traceback. Read here, because
@@ -21,8 +22,10 @@ def readable_errors() -> Iterator[None]:
 
     A script uses it twice: around `main()`, for what Hydra refuses, and inside `main`, for what
     comes later; there it also removes the run folder if nothing has been written into it.
+    It also puts the guard against strangers' configuration files in place.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    guard.install()
     try:
         yield
     except Exception as error:

@@ -23,6 +23,7 @@ from pydantic import (
 
 from vgglab.config.components import Component
 from vgglab.config.errors import explain_validation
+from vgglab.config.secrets import without_secrets
 from vgglab.errors import InputError
 
 
@@ -70,6 +71,10 @@ class Callback(Component):
 
 class Logger(Component):
     slot = "lightning.pytorch.loggers.Logger"
+
+
+class HydraCallback(Component):
+    slot = "hydra.experimental.callback.Callback"
 
 
 Device = Literal["auto", "cpu", "gpu", "mps"]
@@ -363,7 +368,14 @@ class PrepareImagenetConfig(Job):
 class ReplayConfig(Job):
     """conf/replay.yaml"""
 
-    run: str
+    run: str | None
+    batch: str | None
+
+    @model_validator(mode="after")
+    def _has_one(self) -> "ReplayConfig":
+        if (self.run is None) == (self.batch is None):
+            raise ValueError("give a run's folder, or batch=RUN/nonfinite/FILE.pt")
+        return self
 
 
 class ExportWeightsConfig(Job):
@@ -404,15 +416,21 @@ def _checked(path: str, value: Any, allowed_targets: Sequence[str]) -> Any:
 
 
 def _composition(config: DictConfig) -> dict[str, str]:
-    """The three files that Hydra's users look for in `.hydra`."""
-    texts = {"config.yaml": OmegaConf.to_yaml(config)}
+    """The three files that Hydra's users look for in `.hydra`, without secrets."""
+    files: dict[str, Any] = {"config.yaml": config}
     if HydraConfig.initialized():
         hydra = HydraConfig.get()
-        texts["hydra.yaml"] = OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra}))
-        texts["overrides.yaml"] = OmegaConf.to_yaml(hydra.overrides.task)
-    return texts
+        files["hydra.yaml"] = {"hydra": hydra}
+        files["overrides.yaml"] = hydra.overrides.task
+    return {name: _as_yaml(content) for name, content in files.items()}
+
+
+def _as_yaml(content: Any) -> str:
+    written = OmegaConf.to_container(OmegaConf.create(content), resolve=False)
+    return OmegaConf.to_yaml(OmegaConf.create(without_secrets(written)))
 
 
 def plain(job: Job) -> dict[str, Any]:
-    """The configuration in plain containers, for checkpoints, loggers and reports."""
-    return job.model_dump(by_alias=True)
+    """The configuration in plain containers without secrets, for checkpoints and loggers."""
+    settings: dict[str, Any] = without_secrets(job.model_dump(by_alias=True))
+    return settings

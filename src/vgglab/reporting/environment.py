@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from vgglab.config.secrets import without_secrets
 from vgglab.errors import InputError
 from vgglab.files import replace_file
 
@@ -65,7 +66,7 @@ def _command() -> str:
     script, *arguments = sys.argv
     if Path(script).is_absolute() and Path(script).is_relative_to(Path.cwd()):
         script = str(Path(script).relative_to(Path.cwd()))
-    return shlex.join(["python", script, *arguments])
+    return shlex.join(["python", script, *without_secrets(arguments)])
 
 
 def _version(package: str) -> str | None:

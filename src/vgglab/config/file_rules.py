@@ -1,0 +1,160 @@
+"""What a configuration file may say: less than the command line.
+
+Hydra itself calls what its `hydra` section names (its callbacks, launcher and sweeper, the
+factories of its logging) before our `main` begins, and takes environment variables and folders
+from it. What `_target_` may name in our own sections, `vgglab.config.components` says.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+# What a folder's name may be made of: nothing that brings another path in. (`last_part` is
+# scripts/replay.py's, the last part of a path.)
+_IN_FOLDERS = re.compile(
+    r"\$\{(run_dir|now:[\w%:-]+|last_part:\$\{run\},\$\{batch\}"
+    r"|hydra[.:](runtime\.(output_dir|choices\.\w+)|job\.(num|name|id)))\}"
+)
+# Where Lightning's and our own callbacks and loggers write.
+_WRITES_TO = re.compile(r".*(dir|path|file|name|version)")
+# Logging's other handlers write files or send to servers.
+_LOGGING_CLASSES = ("logging.StreamHandler", "logging.NullHandler", "logging.Formatter")
+_STREAMS = ("ext://sys.stderr", "ext://sys.stdout")
+_HYDRA_CALLBACKS = (
+    "hydra.experimental.callbacks.LogJobReturnCallback",
+    "hydra.experimental.callbacks.PickleJobInfoCallback",
+)
+_NEVER_SWEPT = ("hydra", "allowed_targets", "run_dir", "callbacks", "logger")
+# The texts that a scheduler takes as names; other texts of a launcher are commands and programs.
+_SCHEDULER_NAMES = ("partition", "qos", "account", "constraint", "name")
+
+
+def for_the_command_line(content: dict[Any, Any], allowed_targets: Sequence[str]) -> Iterator[str]:
+    """The settings in a file that only the command line may give.
+
+    Args:
+        content: the file's, interpolations as written: they can become anything.
+        allowed_targets: those of the command line.
+
+    Raises:
+        InputError: a callback of Hydra's that is not one.
+    """
+    if content.get("allowed_targets", []) != []:
+        yield "allowed_targets"
+    if not _is_folder_below(content.get("run_dir", ".")):
+        yield "run_dir"
+    for group in ("callbacks", "logger"):
+        yield from (f"{group}{inner}" for inner in _writers(content.get(group)))
+    section = content.get("hydra", {})
+    if not isinstance(section, dict):
+        yield "hydra"
+        return
+    for name, value in section.items():
+        rule = _RULES.get(name, _nothing)
+        yield from (f"hydra.{name}{inner}" for inner in rule(value, allowed_targets))
+
+
+def _writers(section: Any) -> Iterator[str]:
+    """Callbacks and loggers, in the run's folder."""
+    if isinstance(section, str):
+        yield ""
+    for name, component in section.items() if isinstance(section, dict) else ():
+        if isinstance(component, str):
+            yield f".{name}"
+        for key, value in component.items() if isinstance(component, dict) else ():
+            writes_to = isinstance(value, str) and _WRITES_TO.fullmatch(str(key))
+            if writes_to and not _is_folder_below(value):
+                yield f".{name}.{key}"
+
+
+def _nothing(value: Any, allowed_targets: Sequence[str]) -> Iterator[str]:
+    """Such as job.env_set, job.env_copy, job.chdir, searchpath and overrides."""
+    yield ""
+
+
+def _mode(value: Any, allowed_targets: Sequence[str]) -> Iterator[str]:
+    if value not in ("RUN", "MULTIRUN"):
+        yield ""
+
+
+def _output_subdir(value: Any, allowed_targets: Sequence[str]) -> Iterator[str]:
+    if value is not None:  # Hydra would write there what vgglab writes without its secrets
+        yield ""
+
+
+def _folders(value: Any, allowed_targets: Sequence[str]) -> Iterator[str]:
+    for name, text in value.items() if isinstance(value, dict) else [("", value)]:
+        if not _is_folder_below(text):
+            yield f".{name}"
+
+
+def _is_folder_below(text: Any) -> bool:
+    """Whether this is a local path that leads nowhere above the working directory."""
+    text = _IN_FOLDERS.sub("x", str(text))
+    path = PurePosixPath(text)
+    leaves = path.is_absolute() or ".." in path.parts
+    return not (leaves or any(part in text for part in ("${", "://", "::")))
+
+
+def _logging(value: Any, allowed_targets: Sequence[str]) -> Iterator[str]:
+    """Of what `logging.config.dictConfig` calls or imports, only streams and formatters."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            known = name == "class" and inner in (*_LOGGING_CLASSES, *allowed_targets)
+            if name in ("class", "()", ".") and not known:
+                yield f".{name}"
+            for rest in _logging(inner, allowed_targets):
+                yield f".{name}{rest}"
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _logging(inner, allowed_targets)
+    elif value not in _STREAMS and re.search(r"\$\{|^[a-z]+://", str(value)):
+        yield ""
+
+
+def _plugin(value: Any, allowed_targets: Sequence[str]) -> Iterator[str]:
+    """Of a launcher or sweeper, which Hydra lets only plugins be: what is swept, numbers, names."""
+    for name, inner in value.items() if isinstance(value, dict) else [("", value)]:
+        if name == "params" and isinstance(inner, dict):
+            yield from (f".params.{key}" for key in inner if not _may_be_swept(str(key)))
+        elif isinstance(inner, str):
+            named = name in _SCHEDULER_NAMES and re.fullmatch(r"[\w.,:-]+", inner)
+            target = name == "_target_" and re.fullmatch(
+                r"hydra(_plugins|\._internal)\.[\w.]+", inner
+            )
+            if not (named or target):
+                yield f".{name}"
+        elif not isinstance(inner, bool | int | float | None):
+            yield f".{name}"
+
+
+def _may_be_swept(name: str) -> bool:
+    """Hydra makes overrides of these names, as if the command line had given them."""
+    first = re.split(r"[./]", name.lstrip("+/"))[0]
+    is_setting = re.fullmatch(r"\+{0,2}[\w./-]+", name) is not None
+    return is_setting and first not in _NEVER_SWEPT
+
+
+def _callbacks(value: Any, allowed_targets: Sequence[str]) -> Iterator[str]:
+    from vgglab.config.schema import HydraCallback  # lazily: --help does not need pydantic
+
+    for name, inner in value.items() if isinstance(value, dict) else [("", value)]:
+        if not isinstance(inner, dict) or "_target_" not in inner or "${" in str(inner):
+            yield f".{name}"
+        else:
+            callback = HydraCallback.model_validate(inner)
+            callback.checked(f"hydra.callbacks.{name}", (*_HYDRA_CALLBACKS, *allowed_targets))
+
+
+_RULES: dict[str, Callable[[Any, Sequence[str]], Iterator[str]]] = {
+    "run": _folders,
+    "sweep": _folders,
+    "mode": _mode,
+    "output_subdir": _output_subdir,
+    "job_logging": _logging,
+    "hydra_logging": _logging,
+    "launcher": _plugin,
+    "sweeper": _plugin,
+    "callbacks": _callbacks,
+}
