@@ -131,7 +131,7 @@ def test_a_strangers_file_runs_nothing(attack: str, tmp_path: Path) -> None:
     assert not list((tmp_path / "work").iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_without_the_guard_it_would(attack: str, tmp_path: Path) -> None:
     files, _ = ATTACKS[attack]
@@ -338,7 +338,7 @@ STRANGERS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.faults  # the same as rows of tests/cli/test_bad_inputs.py, in processes of their own
 @pytest.mark.parametrize("case", STRANGERS)
 def test_train_refuses_a_strangers_experiment(case: str, script: Script, tmp_path: Path) -> None:
     (tmp_path / "conf/experiment").mkdir(parents=True)
