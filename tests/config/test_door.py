@@ -34,6 +34,6 @@ def test_other_ranks_are_silent(
 
 
 def test_the_full_traceback_is_there_for_who_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "_FULL_TRACEBACK", True)
+    monkeypatch.setattr(door, "FULL_TRACEBACK", True)
     with pytest.raises(InputError):
         fail(InputError("shown whole"))

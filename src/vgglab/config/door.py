@@ -13,7 +13,7 @@ from vgglab.config.errors import explain
 
 # Hydra users know this variable: with it they see the whole traceback. Read here, because
 # `readable_errors` must set it: Hydra otherwise prints errors its own way and exits with 1.
-_FULL_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
+FULL_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 @contextmanager
@@ -30,9 +30,9 @@ def readable_errors() -> Iterator[None]:
         yield
     except Exception as error:
         line = explain(error)
-        if line is None or _FULL_TRACEBACK:
+        if line is None or FULL_TRACEBACK:
             raise
-        if HydraConfig.initialized():
+        if HydraConfig.initialized() and "output_dir" in HydraConfig.get().runtime:
             _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"error: {line}", file=sys.stderr)

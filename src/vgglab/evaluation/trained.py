@@ -1,21 +1,28 @@
 """A network ready for use, with its class names and its input: from a checkpoint, or from public
 weights."""
 
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import AliasPath, BaseModel, Field, ValidationError, field_validator
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from vgglab.config.schema import Network
+from vgglab.config.errors import explain_validation
+from vgglab.config.schema import Data, Network
 from vgglab.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from vgglab.errors import InputError
 from vgglab.networks import load_weights, read_state_dict
-from vgglab.networks.weights import PUBLIC, read_checkpoint
+from vgglab.networks.weights import PUBLIC, check_whole, misfits, read_checkpoint
 
+CARD = "vgglab"  # what checkpoints call it, and the metadata of safetensors files
 IMAGENET_CLASSES = 1000
+_LARGEST_SIDE = 1 << 14  # pixels
 # The evaluation of torchvision's public weights.
 IMAGENET_INPUT = Preprocessing(IMAGENET_MEAN, IMAGENET_STD, (224, 224), resize=256)
 
@@ -31,24 +38,96 @@ class Trained:
     """The run's configuration, in plain containers. Empty where there was no run of ours."""
 
 
+class Card(BaseModel):
+    """What a checkpoint says of itself; it may be a stranger's."""
+
+    config: dict[str, Any]
+    model: Network = Field(validation_alias=AliasPath("config", "model"))
+    data: Data = Field(validation_alias=AliasPath("config", "data"))
+    classes: Annotated[list[str], Field(min_length=1)]
+    preprocessing: Preprocessing
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many classes and channels the network is for."""
+        return len(self.classes), self.preprocessing.channels
+
+    @field_validator("preprocessing")
+    @classmethod
+    def _usable(cls, preprocessing: Preprocessing) -> Preprocessing:
+        sides = (*preprocessing.size, preprocessing.resize or 1, *(preprocessing.train_scale or ()))
+        if not all(1 <= side <= _LARGEST_SIDE for side in sides):
+            raise ValueError(f"sides are 1 to {_LARGEST_SIDE} pixels, not {sides}")
+        if not preprocessing.mean or len(preprocessing.mean) != len(preprocessing.std):
+            raise ValueError("mean and std have one number a channel")
+        if not all(map(math.isfinite, preprocessing.mean)) or not min(preprocessing.std) > 0:
+            raise ValueError("mean must be finite, and std above 0")
+        return preprocessing
+
+
+def read_card(path: Path) -> Card:
+    """What a checkpoint, or a file that scripts/export_weights.py made of one, says of itself.
+
+    Raises:
+        InputError: the file is missing, torn, of another program, or its card is not one.
+    """
+    if path.suffix == ".safetensors":
+        plain = _card_in_metadata(path)
+        advice = "scripts/export_weights.py writes files that say what they are"
+    else:
+        content = read_checkpoint(path)
+        plain = content.get(CARD) if isinstance(content, dict) else None
+        advice = "it is not a checkpoint of scripts/train.py"
+    if plain is None:
+        raise InputError(
+            f"{path} does not say what network it is for: {advice}; give other files as "
+            f"weights={path} with model=..."
+        )
+    try:
+        return Card.model_validate(plain)
+    except ValidationError as error:
+        raise InputError(f"{path}: {explain_validation(error, Card)}") from error
+
+
+def _card_in_metadata(path: Path) -> object:
+    check_whole(path)
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(CARD)
+        return None if text is None else json.loads(text)
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+
+
 def load_trained(path: Path, allowed_targets: Sequence[str] = ()) -> Trained:
-    """Read a checkpoint that scripts/train.py wrote.
+    """Read a checkpoint that scripts/train.py wrote, or what scripts/export_weights.py made of it.
 
     Raises:
         InputError: the file is missing, torn, of another program, or names a network that may not
             be built.
     """
-    card = read_checkpoint(path).get("vgglab")
-    if not isinstance(card, dict):
-        raise InputError(
-            f"{path} is not a checkpoint of scripts/train.py; for other files: weights="
-        )
-    section = _without_beginnings(card["config"]["model"])
-    model = Network.model_validate(section).checked("model", allowed_targets)
-    preprocessing = Preprocessing.from_dict(card["preprocessing"])
-    network: nn.Module = model.build_for(len(card["classes"]), preprocessing.channels)
+    card = read_card(path)
+    network = checked_model(path, card, allowed_targets).build_for(*card.shape)
     load_weights(network, str(path))
-    return Trained(network.eval(), card["classes"], preprocessing, card["config"])
+    return Trained(network.eval(), card.classes, card.preprocessing, card.config)
+
+
+def checked_model(path: Path, card: Card, allowed_targets: Sequence[str]) -> Network:
+    """The network that a file names: one that may be built, and is as large as the file's weights.
+
+    Raises:
+        InputError: it is not.
+    """
+    section = _without_beginnings(card.model.model_dump(by_alias=True))
+    try:
+        model = Network.model_validate(section).checked("model", allowed_targets)
+        with torch.device("meta"):  # a stranger's sizes may be more than memory holds
+            wanted = model.build_for(*card.shape).state_dict()
+    except (InputError, RuntimeError, OverflowError) as error:
+        raise InputError(f"{path} names a network that cannot be built: {error}") from error
+    if misshapen := misfits(read_state_dict(path), wanted):
+        raise InputError(f"{path}: its weights are not of the network that it names: {misshapen}")
+    return model
 
 
 def subject(

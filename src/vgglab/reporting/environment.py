@@ -45,6 +45,7 @@ def environment() -> dict[str, Any]:
         "hardware": {
             "cpu": _cpu(),
             "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),  # they decide on the order of sums
             "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             "gpus": _gpus(),
         },

@@ -80,11 +80,7 @@ class Classifier(LightningModule):
         # Dropout becomes a function of (seed, epoch, batch, rank): a resumed step draws the same
         # mask without any random state in the checkpoint.
         position = (self.current_epoch, batch_idx, self.global_rank)
-        seed = derive_seed(self.seed, *position)
-        # `torch.manual_seed` also walks over every other backend, about a millisecond a step.
-        torch.default_generator.manual_seed(seed)
-        if self.device.type == "cuda":
-            torch.cuda.default_generators[self.device.index].manual_seed(seed)
+        seed_network(self.seed, position, self.device)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
@@ -157,8 +153,29 @@ class Classifier(LightningModule):
         loader = self.trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
         return horizon_of(self.trainer, len(loader))
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # A skipped step has no gradients, and torch's clipping by value fails without any.
+        if any(parameter.grad is not None for parameter in self.network.parameters()):
+            super().configure_gradient_clipping(
+                optimizer, gradient_clip_val, gradient_clip_algorithm
+            )
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["vgglab"] = self.card
+
+
+def seed_network(seed: int, position: tuple[int, int, int], device: torch.device) -> None:
+    """Seed what is random inside the network for one step, at its (epoch, batch, rank)."""
+    derived = derive_seed(seed, *position)
+    # `torch.manual_seed` also walks over every other backend, about a millisecond a step.
+    torch.default_generator.manual_seed(derived)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(derived)
 
 
 def horizon_of(trainer: Trainer, batches: int) -> Horizon:

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from vgglab.cluster.launch import refuse_sweep_that_repeats_itself
+from vgglab.config.door import FULL_TRACEBACK
 from vgglab.config.schema import AcceleratorConfig, TrainConfig, plain
 from vgglab.data import ImageDataModule
 from vgglab.data.sampling import per_device_batch_size
@@ -32,6 +33,7 @@ from vgglab.reporting.tensorboard import boards, flatten
 from vgglab.reporting.terminal import console, print_result
 from vgglab.training.checkpointing import CheckpointWriter, Start, checkpoint_to_resume
 from vgglab.training.classifier import Classifier, horizon_of
+from vgglab.training.finite import anomaly
 from vgglab.training.optim import parameter_groups
 
 # What TensorBoard's HPARAMS page compares runs by.
@@ -83,6 +85,7 @@ def train(job: TrainConfig) -> dict[str, float]:
     if trainer.is_global_zero:
         for folder in (run_dir, run_dir / "checkpoints"):
             remove_leftovers(folder)
+        (run_dir / "metrics.json").unlink(missing_ok=True)  # it stands for a run that has ended
         open_run_folder(run_dir, job.composition)
         console.print(summary.table())
         _introduce(job, data, trainer, start)
@@ -111,6 +114,8 @@ def _quiet() -> None:
         ".*The dirpath has changed from .*",  # of a run that branches off another one
     ):
         warnings.filterwarnings("ignore", message)
+    if not FULL_TRACEBACK:
+        warnings.filterwarnings("ignore", ".*Error detected in .*")  # by trainer.detect_anomaly
 
 
 def _data(job: TrainConfig) -> ImageDataModule:
@@ -248,6 +253,8 @@ def _fit(
     except RuntimeError as error:
         if "Early stopping conditioned on metric" in str(error):
             raise InputError(str(error)) from error
+        if (found := anomaly(trainer, error)) is not None:
+            raise found from error
         raise
 
 
