@@ -17,15 +17,16 @@ def main(config: DictConfig) -> None:
 
         job = parse(config, ColourAxesConfig)
         output = Path(job.output)
-        if output.exists() and not job.again:
-            console.print("kept from an earlier run; again=true computes them anew")
-        else:
+        kept = output.exists() and not job.again
+        if not kept:
             data = job.data.build("data")
             data.prepare_data()
             data.setup("fit")
             axes = colour_axes_of(data.sets["train"], limit=job.limit, seed=job.seed)
             write_colour_axes(axes, output)
-        axes = read_colour_axes(str(output))
+        axes = read_colour_axes(str(output), setting="output")
+        if kept:
+            console.print("kept from an earlier run; again=true computes them anew")
         for value, vector in zip(
             axes.eigenvalues, zip(*axes.eigenvectors, strict=True), strict=True
         ):

@@ -148,9 +148,9 @@ def test_finished_classes_are_not_unpacked_again_and_incomplete_ones_are(
 
 
 def _only_the_devkit(open_tar):
-    def opened(archive, name=None):
+    def opened(archive, **bounds):
         assert archive.name == DEVKIT_TAR
-        return open_tar(archive, name)
+        return open_tar(archive, **bounds)
 
     return opened
 

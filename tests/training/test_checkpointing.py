@@ -5,6 +5,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +15,13 @@ from vgglab.training import checkpointing
 from vgglab.training.checkpointing import CheckpointWriter, checkpoint_to_resume
 
 
+def content(step: int, size: int = 3) -> dict[str, Any]:
+    parts: dict[str, Any] = {name: {} for name in ("optimizer_states", "lr_schedulers", "loops")}
+    return {**parts, "global_step": step, "state_dict": {"network.x": torch.zeros(size)}}
+
+
 def save(path: Path, step: int, keep: int = 0) -> None:
-    content = {"global_step": step, "x": torch.arange(3)}
-    CheckpointWriter().save_checkpoint(content, path, {"keep": keep})
+    CheckpointWriter().save_checkpoint(content(step), path, {"keep": keep})
 
 
 def resumed(resume: str, folder: Path) -> Path | None:
@@ -73,14 +78,12 @@ def test_a_save_that_fails_leaves_the_earlier_file(
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_full_disk_ends_with_one_message(asynchronous: bool, full_disk: Path) -> None:
     writer = CheckpointWriter(asynchronous=asynchronous)
-    content = {"global_step": 1, "x": torch.zeros(100_000)}  # 0.4 MB
-    writer.save_checkpoint(content, full_disk / "a.ckpt")
+    writer.save_checkpoint(content(1, size=100_000), full_disk / "a.ckpt")
     writer.wait()
     before = (full_disk / "a.ckpt").read_bytes()
-    big = {"global_step": 2, "x": torch.zeros(1_000_000)}
 
     def save_big() -> None:
-        writer.save_checkpoint(big, full_disk / "a.ckpt")
+        writer.save_checkpoint(content(2, size=1_000_000), full_disk / "a.ckpt")
         writer.wait()
 
     message = r"^cannot write the checkpoint .*a\.ckpt: No space left on device; what .* intact$"
@@ -118,7 +121,7 @@ def test_a_predecessor_goes_only_after_its_successor_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = CheckpointWriter(asynchronous=True)
-    writer.save_checkpoint({"global_step": 1}, tmp_path / "1.ckpt")
+    writer.save_checkpoint(content(1), tmp_path / "1.ckpt")
     writer.wait()
     with monkeypatch.context() as patch:
 
@@ -181,7 +184,7 @@ def test_an_altered_checkpoint_is_named_and_passed_over(
 ) -> None:
     for step in (10, 20, 30):
         save(tmp_path / "last.ckpt", step, keep=1)
-    torch.save({"global_step": 99, "x": torch.ones(3)}, tmp_path / "last.ckpt")  # a valid file
+    torch.save(content(99), tmp_path / "last.ckpt")  # a valid file
     assert resumed("auto", tmp_path) == tmp_path / "last-1.ckpt"
     assert "last.ckpt is torn or was altered" in caplog.text
     with pytest.raises(InputError, match=r"last\.ckpt is torn or was altered: its checksum"):
@@ -202,3 +205,11 @@ def test_a_named_checkpoint_must_be_one(tmp_path: Path) -> None:
         resumed(str(tmp_path / "weights.pth"), tmp_path)
     with pytest.raises(InputError, match="nowhere"):
         resumed(str(tmp_path / "nowhere.ckpt"), tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["state_dict", "optimizer_states", "lr_schedulers", "loops"])
+def test_a_checkpoint_without_a_part_is_refused(missing: str, tmp_path: Path) -> None:
+    """Lightning would begin that part anew without a word."""
+    torch.save({k: v for k, v in content(1).items() if k != missing}, tmp_path / "a.ckpt")
+    with pytest.raises(InputError, match=rf"has no {missing}: a run cannot continue from it"):
+        resumed(str(tmp_path / "a.ckpt"), tmp_path)

@@ -1,6 +1,5 @@
 """A whole run in one process: its folder, its metrics, its resume."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from tests.conftest import TINY, Compose
+from tests.training.runs import assert_same_end, history
 from vgglab.config.schema import EvaluateConfig, TrainConfig, parse
 from vgglab.errors import InputError
 from vgglab.evaluation.evaluate import evaluate
@@ -26,37 +26,6 @@ def weights(run_dir: Path, name: str = "last") -> dict[str, torch.Tensor]:
     checkpoint = torch.load(path, weights_only=True)
     state: dict[str, torch.Tensor] = checkpoint["state_dict"]
     return state
-
-
-def assert_same_end(left: Path, right: Path) -> None:
-    """Bit-identical weights and optimiser, the same history and result."""
-    ends = [torch.load(f / "checkpoints/last.ckpt", weights_only=True) for f in (left, right)]
-    for key in ("state_dict", "optimizer_states", "lr_schedulers", "current_model_state"):
-        assert_same(ends[0].get(key), ends[1].get(key), key)
-    assert history(left) == history(right)
-    assert (left / "metrics.json").read_text() == (right / "metrics.json").read_text()
-
-
-def assert_same(left: object, right: object, path: str) -> None:
-    assert type(left) is type(right), path
-    if isinstance(left, torch.Tensor):
-        assert torch.equal(left, right), path  # type: ignore[arg-type]
-    elif isinstance(left, dict):
-        assert left.keys() == right.keys(), path  # type: ignore[attr-defined]
-        for key in left:
-            assert_same(left[key], right[key], f"{path}.{key}")  # type: ignore[index]
-    elif isinstance(left, list | tuple):
-        for i, pair in enumerate(zip(left, right, strict=True)):  # type: ignore[call-overload]
-            assert_same(*pair, f"{path}.{i}")
-    else:
-        assert left == right, path
-
-
-def history(run_dir: Path) -> list[dict[str, str]]:
-    with (run_dir / "metrics.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    # How fast it went is the one thing that may differ.
-    return [{k: v for k, v in row.items() if not k.startswith("throughput")} for row in rows]
 
 
 class KilledError(Exception):

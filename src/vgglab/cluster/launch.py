@@ -1,8 +1,33 @@
 """How the processes of a run are started."""
 
+import os
+import signal
+import time
+from threading import Thread
+
 from lightning import Trainer
 
 from vgglab.errors import InputError
+
+_LAUNCHER = "VGGLAB_LAUNCHER"
+
+
+def end_with_launcher() -> None:
+    """End the processes that Lightning starts when the one that starts them is killed.
+
+    Until they have met, nothing else tells them: they would wait for it for half an hour.
+    """
+    launcher = os.environ.get(_LAUNCHER)
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        os.environ[_LAUNCHER] = str(os.getpid())  # they inherit it
+    elif launcher is not None:
+        Thread(target=_end_after, args=(int(launcher),), daemon=True).start()
+
+
+def _end_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def refuse_sweep_that_repeats_itself(is_sweep: bool, trainer: Trainer) -> None:

@@ -206,7 +206,9 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 def _checked_value(name: str, value: Any, annotation: Any) -> Any:
     try:
-        adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+        # No setting of ours means something where it is not a finite number.
+        config = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+        adapter = TypeAdapter(annotation, config=config)
     except (PydanticSchemaGenerationError, PydanticUserError):
         return value  # a type that YAML cannot express; the target itself will check it
     try:

@@ -1,15 +1,21 @@
 """The door of every script: bad input leaves as one line on standard error and exit code 2."""
 
+import argparse
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from vgglab.config import guard
 from vgglab.config.errors import explain
+from vgglab.errors import InputError
+
+_SWEEP = "multirun.yaml"  # Hydra writes it before the first job of a --multirun
 
 # Hydra users know this variable: with it they see the whole traceback. Read here, because
 # `readable_errors` must set it: Hydra otherwise prints errors its own way and exits with 1.
@@ -26,17 +32,25 @@ def readable_errors() -> Iterator[None]:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"
     guard.install()
+    argparse.ArgumentParser.error = _refuse  # type: ignore[assignment,method-assign]
     try:
         yield
     except Exception as error:
         line = explain(error)
         if line is None or FULL_TRACEBACK:
             raise
-        if HydraConfig.initialized() and "output_dir" in HydraConfig.get().runtime:
+        if HydraConfig.initialized() and not OmegaConf.is_missing(
+            HydraConfig.get().runtime, "output_dir"
+        ):
             _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
+
+
+def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    """argparse's own would print its usage, too, in several lines."""
+    raise InputError(f"{message}; --help lists the options")
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -45,5 +59,7 @@ def _remove_if_empty(folder: Path) -> None:
     parents = [parent for parent in folder.parents if here in parent.parents]
     with suppress(OSError):
         for candidate in (folder, *parents):
+            if [path.name for path in candidate.iterdir()] == [_SWEEP]:
+                (candidate / _SWEEP).unlink()
             if candidate != here:
                 candidate.rmdir()

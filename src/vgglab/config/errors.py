@@ -1,9 +1,13 @@
 """From exceptions of Hydra, OmegaConf and pydantic to one line that a person can act on."""
 
 import difflib
+import errno
+import io
+import os
 import re
 import traceback
 from collections.abc import Iterable
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from hydra.errors import (
@@ -13,11 +17,20 @@ from hydra.errors import (
     OverrideParseException,
 )
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
 from vgglab.errors import InputError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
+
+
+# What a disk refuses to a program that has no fault.
+_DISK = frozenset(
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "ENAMETOOLONG", "EFBIG")
+    if hasattr(errno, name)
+)
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
@@ -43,29 +56,81 @@ def explain(error: BaseException) -> str | None:
         return _one_line(str(error))
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is required: give {error.full_key}=... on the command line"
-    if isinstance(error, HydraException | OmegaConfBaseException):
+    if isinstance(error, OmegaConfBaseException):
+        return _about_setting(error)
+    if isinstance(error, HydraException):
         return _one_line(str(error))
-    if isinstance(error, ValueError) and _raised_in_hydra(error):
-        return _one_line(str(error))  # such as model=null
-    if isinstance(error, OSError) and _raised_while_hydra_prepares(error):
-        return _one_line(str(error))  # such as a hydra.run.dir that cannot be made
+    if isinstance(error, OSError) and error.errno in _DISK:
+        return _one_line(f"{_file_of(error)}: {error.strerror}")
+    if _is_lack_of_memory(error):
+        asked = re.search(r"allocate ([\d.]+ \w+)", str(error))
+        what = f" for {asked[1]}" if asked else ""
+        return f"not enough memory{what}: fewer or smaller images, or a smaller network, need less"
+    if _raised_while_hydra_prepares(error):
+        return _refused_by_hydra(error)
     return None
 
 
+def _about_setting(error: OmegaConfBaseException) -> str:
+    """Such as an interpolation to nowhere; OmegaConf names the setting in a line of its own."""
+    message = _one_line(str(error).partition("\n")[0])
+    return f"{error.full_key}: {message}" if error.full_key else message
+
+
+def _refused_by_hydra(error: BaseException) -> str | None:
+    """What Hydra lets pass from below: files that it cannot read, folders it cannot make."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return _one_line(f"{mark.name}, line {mark.line + 1}: not YAML: {error.problem}")
+    if isinstance(error, UnicodeDecodeError | YAMLError):
+        return _one_line(f"{_file_of(error)}: not a text file of YAML")
+    if isinstance(error, OSError):
+        return _one_line(str(error))  # such as a hydra.run.dir that cannot be made
+    if isinstance(error, ValueError) and _modules(error)[-1].startswith("hydra."):
+        override = _frames(error)[-1].f_locals.get("override")  # such as model=null
+        given = getattr(override, "input_line", None)
+        return _one_line(f"{given}: {error}" if given else str(error))
+    return None
+
+
+def _frames(error: BaseException) -> list[FrameType]:
+    """What the error came through; where it was raised comes last."""
+    return [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+
+
 def _modules(error: BaseException) -> list[str]:
-    """The modules that the error came through, the one that raised it last."""
-    frames = traceback.walk_tb(error.__traceback__)
-    return [str(frame.f_globals.get("__name__")) for frame, _ in frames]
-
-
-def _raised_in_hydra(error: BaseException) -> bool:
-    return bool(modules := _modules(error)) and modules[-1].startswith("hydra.")
+    return [str(frame.f_globals.get("__name__")) for frame in _frames(error)]
 
 
 def _raised_while_hydra_prepares(error: BaseException) -> bool:
-    modules = [name for name in _modules(error) if name != "vgglab.config.door"]
+    ours = ("vgglab.config.door", "vgglab.config.guard")  # both are around Hydra's own code
+    modules = [name for name in _modules(error) if name not in ours]
     through_hydra = any(name.startswith("hydra.") for name in modules)
     return through_hydra and not any(name.startswith("vgglab.") for name in modules)
+
+
+def _is_lack_of_memory(error: BaseException) -> bool:
+    """torch's errors, by their words where they have no class: this module does without torch."""
+    found = ("OutOfMemoryError", "DefaultCPUAllocator", "Storage size calculation overflowed")
+    shown = f"{type(error).__name__} {error}"
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in shown for words in found)
+    )
+
+
+def _file_of(error: BaseException) -> str:
+    """The file that was read or written. A write that fails does not say: it is open, or it has a
+    name, where the error was raised."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return os.fsdecode(error.filename)
+    for frame in reversed(_frames(error)):
+        values = list(frame.f_locals.items())
+        files = [v.name for _, v in values if isinstance(v, io.IOBase) and hasattr(v, "name")]
+        paths = [v for n, v in values if isinstance(v, os.PathLike) or n == "filename"]
+        for name in (*files, *paths):
+            if isinstance(name, str | bytes | os.PathLike):
+                return os.fsdecode(name)
+    return "a file"
 
 
 _TYPE_NAME = re.compile(r"int|str|literal.*|constrained-.*|\w+\[.*\]")
@@ -93,9 +158,12 @@ def explain_validation(error: "ValidationError", schema: "type[BaseModel]") -> s
 
 def _missing_choice(error: MissingConfigException) -> str:
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-    if not error.options:
+    # Hydra leaves them out of one name in a list, as in callbacks=[default,emma].
+    repository = _frames(error)[-1].f_locals.get("repo") if error.__traceback__ else None
+    options = error.options or (repository and repository.get_group_options(group))
+    if not options:
         return _one_line(str(error))
-    return f"{group}={choice}: no such file in conf/{group}; {did_you_mean(choice, error.options)}"
+    return f"{group}={choice}: no such file in conf/{group}; {did_you_mean(choice, options)}"
 
 
 def _unknown_setting(cause: OmegaConfBaseException) -> str | None:
@@ -111,4 +179,8 @@ def _unknown_setting(cause: OmegaConfBaseException) -> str | None:
 
 
 def _one_line(text: str) -> str:
-    return re.sub(r"\s+", " ", text).strip()
+    """A stranger's file name may hold what a terminal obeys: that is shown as Python writes it."""
+    line = re.sub(r"\s+", " ", text).strip()
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line
+    )

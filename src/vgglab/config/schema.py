@@ -84,7 +84,7 @@ EvaluationPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
 class Section(BaseModel):
     """A part of the configuration that takes these settings and no others."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class AcceleratorConfig(Section):

@@ -19,6 +19,8 @@ from vgglab.data.transforms import Preprocessing
 from vgglab.errors import InputError
 
 _PIXELS = 3 * 32 * 32
+_MAX_BYTES = 1 << 28  # unpacked; both archives have 184 MB
+_MAX_MEMBERS = 100
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class _Cifar(ImageDataModule):
             return None
         members = self.source.train if split == "train" else self.source.test
         record = self.source.label_bytes + _PIXELS
-        with open_tar(self.archive) as tar:
+        with open_tar(self.archive, max_bytes=_MAX_BYTES, max_members=_MAX_MEMBERS) as tar:
             data = b"".join(read_member(tar, name, str(self.archive)) for name in members)
         if not data or len(data) % record:
             raise InputError(f"{self.archive}: its {split} batches are no whole records")

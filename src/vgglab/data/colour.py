@@ -78,7 +78,7 @@ def colour_axes_of(images: ImageSet, *, limit: int | None = None, seed: int = 0)
         for index in order:
             pixels = images.image(index).flatten(1).double() / 255
             if len(pixels) != 3:
-                raise InputError("the colour shift is of RGB images; these have another format")
+                raise InputError("data: the colour shift is of RGB images, and these are not")
             count += pixels.shape[1]
             total += pixels.sum(1)
             products += pixels @ pixels.T
@@ -92,25 +92,28 @@ def colour_axes_of(images: ImageSet, *, limit: int | None = None, seed: int = 0)
     )
 
 
-def read_colour_axes(source: str) -> ColourAxes:
-    """`imagenet`, or a file that `write_colour_axes` wrote.
+def read_colour_axes(source: str, *, setting: str = "data.colour_axes") -> ColourAxes:
+    """`imagenet`, or a file that `write_colour_axes` wrote; `setting` is for messages.
 
     Raises:
         InputError: no such file, or another kind of file.
     """
     if source == "imagenet":
         return IMAGENET_COLOURS
+    path = Path(source).expanduser()
     try:
-        content = json.loads(Path(source).expanduser().read_text(encoding="utf-8"))
+        if not path.is_file():  # a pipe would be waited for
+            raise InputError(
+                f"{setting}={source}: no such file; scripts/colour_axes.py writes it, and "
+                "imagenet stands for ImageNet's"
+            )
+        content = json.loads(path.read_text(encoding="utf-8"))
         values = torch.tensor(content["eigenvalues"], dtype=torch.float64).reshape(3)
         vectors = torch.tensor(content["eigenvectors"], dtype=torch.float64).reshape(3, 3)
-    except FileNotFoundError as error:
-        raise InputError(
-            f"data.colour_axes={source}: no such file; scripts/colour_axes.py writes it, and "
-            "imagenet stands for ImageNet's"
-        ) from error
+        if not (values.isfinite().all() and vectors.isfinite().all()):
+            raise ValueError("a number is not finite")
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise InputError(f"data.colour_axes={source}: not a file of colour axes") from error
+        raise InputError(f"{setting}={source}: not a file of colour axes") from error
     return ColourAxes(tuple(values.tolist()), tuple(tuple(row) for row in vectors.tolist()))
 
 

@@ -214,7 +214,8 @@ def list_images(folder: Path) -> tuple[list[str], Tensor | None, list[str]]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    here = sorted(file for file in os.listdir(folder) if _is_image(file))
+    with os.scandir(folder) as entries:
+        here = sorted(e.name for e in entries if _is_image(e.name) and _checked_file(e))
     classes = _class_folders(folder)
     if here and classes:
         raise InputError(
@@ -271,8 +272,14 @@ def _walk(root: str, below: str) -> Iterator[str]:
             path = f"{below}/{entry.name}"
             if entry.is_dir():
                 yield from _walk(root, path)
-            else:
+            elif not _is_image(entry.name) or _checked_file(entry):
                 yield path
+
+
+def _checked_file(entry: "os.DirEntry[str]") -> bool:
+    if not entry.is_file():  # a pipe would be waited for
+        raise InputError(f"{entry.path}: neither a file nor a link to one")
+    return True
 
 
 def _decode_all(files: Sequence[Path], size: tuple[int, int]) -> Tensor:

@@ -96,13 +96,7 @@ def _unpack(archive: Path, tree: Path) -> None:
     """The one folder of the archive to `tree`, which appears when it is complete."""
     unfinished = tree.with_name(f"{tree.name}.part")
     shutil.rmtree(unfinished, ignore_errors=True)
-    with open_tar(archive) as tar:
-        extract(
-            tar,
-            unfinished,
-            archive=str(archive),
-            max_bytes=_MAX_BYTES,
-            max_members=_MAX_MEMBERS,
-        )
+    with open_tar(archive, max_bytes=_MAX_BYTES, max_members=_MAX_MEMBERS) as tar:
+        extract(tar, unfinished, archive=str(archive))
     os.replace(unfinished / tree.name, tree)
     shutil.rmtree(unfinished)

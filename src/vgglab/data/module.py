@@ -44,7 +44,9 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
     try:
         first, second = next(splitter.split(labels.numpy(), labels.numpy()))
     except ValueError as error:
-        raise InputError(f"cannot hold out {fraction:g} of the images: {error}") from error
+        raise InputError(
+            f"cannot hold out {fraction:g} of the images (data.validation_fraction): {error}"
+        ) from error
     return torch.from_numpy(first).sort().values, torch.from_numpy(second).sort().values
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import tarfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -14,13 +15,19 @@ from scipy.io import loadmat  # type: ignore[import-untyped]
 from vgglab.data.archives import check_member, extract, open_tar, read_member
 from vgglab.data.progress import progress
 from vgglab.errors import InputError
+from vgglab.files import digest
 
 TRAIN_TAR = "ILSVRC2012_img_train.tar"
 VAL_TAR = "ILSVRC2012_img_val.tar"
 DEVKIT_TAR = "ILSVRC2012_devkit_t12.tar.gz"
 _DEVKIT_DATA = "ILSVRC2012_devkit_t12/data"
-_MAX_CLASS_BYTES = 16 << 30  # a class has 0.15 GB
-_MAX_CLASS_IMAGES = 10_000  # and at most 1,300 images
+# Of archives when unpacked, and their members.
+_MAX_TRAIN_BYTES = 1 << 38  # 138 GB
+_MAX_CLASS_BYTES = 16 << 30  # 0.15 GB
+_MAX_CLASS_IMAGES = 10_000  # at most 1,300
+_MAX_VAL_BYTES = 16 << 30  # 6.7 GB
+_MAX_DEVKIT_BYTES = 1 << 28
+_MAX_DEVKIT_FILES = 1_000
 
 Advance = Callable[[int], None]
 
@@ -32,9 +39,12 @@ class Counts:
     classes: int
     train: int
     val: int
+    devkit: str | None = None
+    """Its MD5. The official one is known, so that no stranger's .mat file is parsed."""
 
 
-ILSVRC2012 = Counts(classes=1000, train=1_281_167, val=50_000)
+# The checksum as in torchvision.datasets.ImageNet.
+ILSVRC2012 = Counts(1000, 1_281_167, 50_000, devkit="fa75699e90414af021442c21a62c3abf")
 
 
 def prepare_imagenet(archives: Path, root: Path, *, counts: Counts = ILSVRC2012) -> None:
@@ -70,15 +80,26 @@ def _build(
 ) -> None:
     if not folder.exists():
         part = folder.with_name(f"{folder.name}.part")
+        made = [path for path in (part, *part.parents) if not path.exists()]
         try:
             part.mkdir(parents=True, exist_ok=True)
             with progress(f"{folder.name} images", images, unit="images") as advance:
                 unpack(part, advance)
+            _check_count(part, images, "fetch the archive again, it is not whole")
+        except InputError:
+            _remove_empty(*part.iterdir(), *made)
+            raise
         except OSError as error:
             raise InputError(f"cannot write {part}: {error.strerror or error}") from error
-        _check_count(part, images, "fetch the archive again, it is not whole")
         os.replace(part, folder)
     _check_count(folder, images, "remove the folder and start again")
+
+
+def _remove_empty(*folders: Path) -> None:
+    """An archive that is refused at its first image leaves nothing."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _check_count(folder: Path, expected: int, advice: str) -> None:
@@ -93,7 +114,9 @@ def _count(folder: Path) -> int:
 
 def _read_devkit(devkit: Path, counts: Counts) -> tuple[set[str], list[str]]:
     """The classes' wnids, and the wnid of each validation image in the order of its number."""
-    with open_tar(devkit) as tar:
+    if counts.devkit is not None and digest(devkit, "md5") != counts.devkit:
+        raise InputError(f"{devkit} is not the official file: its MD5 is not {counts.devkit}")
+    with open_tar(devkit, max_bytes=_MAX_DEVKIT_BYTES, max_members=_MAX_DEVKIT_FILES) as tar:
         meta = read_member(tar, f"{_DEVKIT_DATA}/meta.mat", str(devkit))
         truth_file = f"{_DEVKIT_DATA}/ILSVRC2012_validation_ground_truth.txt"
         truth = read_member(tar, truth_file, str(devkit))
@@ -105,7 +128,7 @@ def _read_devkit(devkit: Path, counts: Counts) -> tuple[set[str], list[str]]:
             if synset["num_children"] == 0  # the others are inner nodes of WordNet
         }
         val_wnids = [wnid_of[int(line)] for line in truth.split()]
-    except (ValueError, KeyError, TypeError, IndexError, NotImplementedError) as error:
+    except Exception as error:  # scipy's reader fed with noise raises anything
         raise InputError(f"{devkit}: its labels cannot be read ({error!r})") from error
     wnids = set(wnid_of.values())
     if len(wnids) != counts.classes or len(val_wnids) != counts.val:
@@ -120,7 +143,7 @@ def _read_devkit(devkit: Path, counts: Counts) -> tuple[set[str], list[str]]:
 
 
 def _unpack_val(archive: Path, part: Path, wnids: Sequence[str], advance: Advance) -> None:
-    with open_tar(archive) as tar:
+    with open_tar(archive, max_bytes=_MAX_VAL_BYTES, max_members=2 * len(wnids)) as tar:
         for member in tar:
             check_member(member, str(archive))
             name = PurePosixPath(member.name).name
@@ -140,13 +163,16 @@ def _copy_member(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) ->
     unfinished = target.with_name(f".{target.name}")
     stream = tar.extractfile(member)
     assert stream is not None  # a plain file has one
-    with unfinished.open("wb") as file:
-        shutil.copyfileobj(stream, file)
-    os.replace(unfinished, target)
+    try:
+        with unfinished.open("wb") as file:
+            shutil.copyfileobj(stream, file)
+        os.replace(unfinished, target)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _unpack_train(archive: Path, part: Path, wnids: set[str], advance: Advance) -> None:
-    with open_tar(archive) as outer:
+    with open_tar(archive, max_bytes=_MAX_TRAIN_BYTES, max_members=2 * len(wnids)) as outer:
         for member in outer:
             check_member(member, str(archive))
             wnid = PurePosixPath(member.name).name.removesuffix(".tar")
@@ -154,7 +180,12 @@ def _unpack_train(archive: Path, part: Path, wnids: set[str], advance: Advance) 
             if wnid not in wnids or stream is None:
                 raise InputError(f"{archive}: member {member.name!r} is no class's archive")
             inner_name = f"{archive} > {member.name}"
-            with open_tar(stream, inner_name) as inner:
+            with open_tar(
+                stream,
+                max_bytes=_MAX_CLASS_BYTES,
+                max_members=_MAX_CLASS_IMAGES,
+                name=inner_name,
+            ) as inner:
                 _unpack_class(inner, inner_name, part / wnid, advance)
 
 
@@ -167,12 +198,5 @@ def _unpack_class(tar: tarfile.TarFile, archive: str, target: Path, advance: Adv
         shutil.rmtree(target)
     unfinished = target.with_name(f"{target.name}.part")
     shutil.rmtree(unfinished, ignore_errors=True)
-    extract(
-        tar,
-        unfinished,
-        archive=archive,
-        max_bytes=_MAX_CLASS_BYTES,
-        max_members=_MAX_CLASS_IMAGES,
-        advance=advance,
-    )
+    extract(tar, unfinished, archive=archive, advance=advance)
     os.replace(unfinished, target)

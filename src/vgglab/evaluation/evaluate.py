@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from torch import nn
@@ -86,10 +87,13 @@ def _subject(job: EvaluateConfig) -> tuple[list[Member], ImageDataModule]:
 
 
 def _check_classes(data: ImageDataModule, trained: Trained, file: str, source: str) -> None:
-    if list(data.classes) != list(trained.classes):
+    theirs, known = list(data.classes), list(trained.classes)
+    if theirs != known:
+        label = next(i for i, pair in enumerate(zip_longest(theirs, known)) if len(set(pair)) > 1)
+        shown = [repr(names[label]) if label < len(names) else "none" for names in (theirs, known)]
         raise InputError(
-            f"{source}: its {len(data.classes)} classes are not the {len(trained.classes)} "
-            f"that {file} was trained on"
+            f"{source}: its {len(theirs)} classes are not the {len(known)} that {file} was trained "
+            f"on: class {label} is {shown[0]} there and {shown[1]} here"
         )
 
 

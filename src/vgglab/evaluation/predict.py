@@ -3,6 +3,7 @@
 import csv
 import glob
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,6 +33,12 @@ def predict(job: PredictConfig) -> None:
     files = find_images(job.images)
     trained = load_trained(Path(job.checkpoint), job.allowed_targets)
     predictions = list(predictions_of(trained, files, job.top, job.batch_size, device))
+    for path, ranked in predictions:
+        if not all(math.isfinite(probability) for _, probability in ranked):
+            raise InputError(
+                f"checkpoint={job.checkpoint}: its outputs for {path} are not finite; its training "
+                "diverged"
+            )
     {"table": _print_table, "json": _print_json, "csv": _print_csv}[job.format](predictions)
 
 
@@ -46,10 +53,13 @@ def find_images(patterns: str | Sequence[str]) -> list[Path]:
         matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
         if Path(pattern).is_dir():
             matches = sorted(Path(pattern).rglob("*"))
-        images = [path for path in matches if path.suffix.lower() in IMAGE_SUFFIXES]
+        # Not a pipe, which would be waited for.
+        images = [p for p in matches if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
         if not images:
             raise InputError(f"images={pattern}: no image file there")
         found += images
+    if not found:
+        raise InputError("images=[] names no image")
     return found
 
 

@@ -108,7 +108,10 @@ def fill(
         with autocast(precision, device):
             found = descriptors(network, normalize(pixels)).cpu()
         if not found.isfinite().all():
-            raise InputError(f"the network's activations overflow with precision={precision}")
+            raise InputError(
+                f"the network's activations are not finite at precision={precision}: it overflows "
+                "there, or its training diverged"
+            )
         first = width * scales.index(batch.scale) if combine == "stack" else 0
         values[batch.indices.numpy(), first : first + width] += found.numpy()
     for start in range(0, len(values), _ROWS):

@@ -136,9 +136,18 @@ def read_features(path: Path) -> Features:
     counts = {len(features.paths), len(features.values)}
     if features.labels is not None:
         counts.add(len(features.labels))
-    if features.values.ndim != 2 or len(counts) > 1:
+    if features.values.ndim != 2 or not features.values.size or len(counts) > 1:
         raise InputError(f"features={path}: features, labels and paths do not belong together")
+    if features.labels is not None and not _are_indices(features.labels, len(features.classes)):
+        raise InputError(
+            f"features={path}: its labels are not indices of its {len(features.classes)} classes"
+        )
     return features
+
+
+def _are_indices(labels: npt.NDArray[Any], count: int) -> bool:
+    in_range = labels.dtype.kind in "iu" and labels.min() >= 0 and labels.max() < count
+    return labels.ndim == 1 and bool(in_range)
 
 
 def _read_npz(path: Path) -> Features:
@@ -151,15 +160,18 @@ def _read_npz(path: Path) -> Features:
 def _mapped(path: Path, name: str) -> Values:
     """An array of an .npz without reading it, which numpy itself does for .npy alone."""
     with zipfile.ZipFile(path) as archive:
+        # A compressed one could inflate beyond all bounds.
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("arrays must be stored uncompressed, as by np.savez")
         entry = archive.getinfo(name)
     with path.open("rb") as file:
         # The local header ends with the lengths of two fields that follow it (PKWARE's APPNOTE,
-        # section 4.3.7); the array, which np.savez does not compress, begins behind them.
+        # section 4.3.7); the array begins behind them.
         file.seek(entry.header_offset + 26)
         lengths = struct.unpack("<HH", file.read(4))
         file.seek(sum(lengths), 1)
-        if entry.compress_type != zipfile.ZIP_STORED or np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError("features must be stored uncompressed, as by np.savez")
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("features must be in numpy's format 1.0, as by np.savez")
         shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
         if by_columns or dtype != np.float32:
             raise ValueError("features must be float32 in rows")

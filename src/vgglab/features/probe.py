@@ -163,7 +163,12 @@ def _recall(machine: LinearSVC, files: Sequence[Features], labels: Labels, rows:
 
 
 def _stacked(files: Sequence[Features], rows: Indices) -> npt.NDArray[np.float32]:
-    return np.hstack([file.values[rows] for file in files])
+    stacked = np.hstack([file.values[rows] for file in files])
+    finite = np.isfinite(stacked).all(axis=1)
+    if not finite.all():
+        image = files[0].paths[rows[finite.argmin()]]
+        raise InputError(f"features: the descriptor of {image} is not finite")
+    return stacked
 
 
 def _common_labels(files: Sequence[Features], paths: Sequence[str]) -> Labels:

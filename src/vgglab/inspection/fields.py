@@ -65,6 +65,8 @@ def show_fields(job: ReceptiveFieldConfig) -> list[dict[str, Any]]:
         heights, widths = (receptive_field(found.random, axis) for axis in ("height", "width"))
     except ValueError as error:
         raise InputError(f"model: {error}") from error
+    if not heights:
+        raise InputError("model: it has no layer with a receptive field")
     measured: Measured = {}
     figures: dict[str, Figure] = {}
     if job.image is not None and job.layers is not None:

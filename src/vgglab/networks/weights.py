@@ -1,7 +1,5 @@
 """Weights from torchvision, from files and from this project's checkpoints, never from code."""
 
-import pickle
-import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 
 from vgglab.errors import InputError
 from vgglab.files import is_damaged
+from vgglab.networks.pickles import RefusedError, check_zip, load_plain
 
 PUBLIC = "IMAGENET1K_V1"
 PREFIX = "network."  # of the network's keys in this project's checkpoints
@@ -104,7 +103,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if path.suffix == ".safetensors":
-        _check_file(path)
+        check_whole(path)
         try:
             content: Any = load_file(path)
         except (SafetensorError, OSError) as error:
@@ -148,6 +147,7 @@ def check_whole(path: Path) -> None:
         damaged = is_damaged(path)
         if damaged is None and zipfile.is_zipfile(path):
             # torch does not look at the checksums; without this a damaged file loads as noise.
+            check_zip(path)
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip() is not None
     except Exception as error:  # the zip reader fed with noise raises anything
@@ -164,9 +164,7 @@ def open_checkpoint(path: Path) -> Any:
     """
     _check_file(path)
     try:
-        # The format from before torch 1.6, which torchvision's files have, cannot be mapped.
-        mapped = zipfile.is_zipfile(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        return load_plain(path)
     except Exception as error:  # an unpickler fed with noise raises anything
         raise WeightsError(f"cannot read weights from {path}: {_reason(error)}") from error
 
@@ -182,14 +180,8 @@ def _reason(error: Exception) -> str:
     """One line: torch's own messages are pages, and advise to load without safety."""
     if isinstance(error, PermissionError):
         return "permission denied"
-    if isinstance(error, zipfile.BadZipFile):
+    if isinstance(error, RefusedError):
         return str(error)
-    code = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if isinstance(error, pickle.UnpicklingError) and code:
-        return (
-            f"it holds {code[1]}, not only tensors, and to load that could run a stranger's "
-            "code; refused"
-        )
     return f"torn, or not a file of weights ({type(error).__name__})"
 
 

@@ -65,6 +65,8 @@ class CSVHistory(Logger):
         row = {"step": str(0 if step is None else step)}
         for name, value in metrics.items():
             row[name] = str(int(value)) if name in _INDEX else repr(float(value))
+        if row.items() <= self._row.items():  # a checkpoint logs its step before Lightning does
+            return
         self._add_columns([name for name in row if name not in self._columns])
         if self._row.get("step") == row["step"]:
             self._row.update(row)

@@ -1,7 +1,8 @@
 """TensorBoard: curves without repeated steps, HPARAMS with the result, and pictures."""
 
 import json
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,12 @@ _COUNTS_UP_TO = 20  # classes: more counts than 20 x 20 cannot be read
 _LABELS_UP_TO = 50
 
 
+def _said_once(arguments: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread hands its error, such as a full disk, to who writes or flushes next."""
+    if not type(arguments.thread).__module__.startswith("tensorboard."):
+        threading.__excepthook__(arguments)
+
+
 class TensorBoard(TensorBoardLogger):
     """Writes event files into `save_dir/tensorboard`.
 
@@ -40,6 +47,15 @@ class TensorBoard(TensorBoardLogger):
             default_hp_metric=False,
             purge_step=resume_step or 0,
         )
+        threading.excepthook = _said_once
+        self._last: tuple[int | None, Mapping[str, float]] | None = None
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log what was not logged just before: a checkpoint logs its step before Lightning does."""
+        if self._last != (step, metrics):
+            self._last = (step, dict(metrics))
+            super().log_metrics(metrics, step)
 
     @rank_zero_only
     def save(self) -> None:
@@ -52,6 +68,7 @@ class TensorBoard(TensorBoardLogger):
         self.experiment.flush()
         for path in Path(self.log_dir).glob("events.*"):
             flush(path)
+        flush(Path(self.log_dir))  # of a file that is new, its name too
 
     @rank_zero_only
     def log_result(self, hyperparameters: dict[str, Any], metrics: dict[str, float]) -> None:

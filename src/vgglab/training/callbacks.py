@@ -1,5 +1,6 @@
 """Lightning's callbacks, so that a run with them resumes exactly."""
 
+import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,9 +9,10 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 
+from vgglab.files import replacing
 from vgglab.reporting.history import CSVHistory
 from vgglab.reporting.tensorboard import TensorBoard
-from vgglab.training.checkpointing import CheckpointWriter
+from vgglab.training.checkpointing import CheckpointWriter, reaches
 
 
 class MovingAverage(EMAWeightAveraging):
@@ -49,6 +51,7 @@ class Checkpoint(ModelCheckpoint):
     def __init__(self, *, keep: Annotated[int, Ge(0)] = 0, **settings: Any) -> None:
         super().__init__(**settings)
         self.keep = keep
+        self._within_epoch = False
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # Lightning forgets the best score when the run's folder has moved, and would then write a
@@ -63,7 +66,30 @@ class Checkpoint(ModelCheckpoint):
             state_dict["dirpath"] = self.dirpath
         super().load_state_dict(state_dict)
 
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Write what a kill left out: of the checkpoints of one step those that come later."""
+        if trainer.state.fn != "fit" or not trainer.is_global_zero or not self._is_due(checkpoint):
+            return
+        step = {"epoch": checkpoint["epoch"], "step": checkpoint["global_step"]}
+        path = Path(self.format_checkpoint_name(step))
+        if not reaches(path, step["step"]):
+            with replacing(path, sealed=True, keep=self.keep) as temporary:
+                shutil.copyfile(str(trainer.ckpt_path), temporary)
+
+    def _is_due(self, checkpoint: dict[str, Any]) -> bool:
+        if self.monitor is not None:
+            return False
+        if self._every_n_train_steps:
+            return bool(checkpoint["global_step"] % self._every_n_train_steps == 0)
+        epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        at_its_end = epochs == checkpoint["epoch"] + 1
+        return bool(at_its_end and self._every_n_epochs and epochs % self._every_n_epochs == 0)
+
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        if self._within_epoch:  # Lightning logs a step after its callbacks
+            trainer._logger_connector.update_train_step_metrics()
         # A resumed run keeps the history before its checkpoint, so that must be on the disk first.
         for logger in trainer.loggers:
             if isinstance(logger, CSVHistory | TensorBoard):
@@ -87,7 +113,9 @@ class Checkpoint(ModelCheckpoint):
         # A step's first half, its accumulated gradients, is in no checkpoint.
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if stepped and not trainer.is_last_batch:
+            self._within_epoch = True
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            self._within_epoch = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_batch_end(trainer, pl_module, None, None, 0)

@@ -14,11 +14,13 @@ from torch import Tensor, save
 
 from vgglab.errors import InputError
 from vgglab.files import remove, replacing
-from vgglab.networks.weights import check_whole, open_checkpoint, read_checkpoint
+from vgglab.networks.weights import PREFIX, check_whole, open_checkpoint, read_checkpoint
 
 log = logging.getLogger(__name__)
 
 _MOST_PENDING = 2  # the best and the last checkpoint of an epoch
+# What Lightning restores, or would begin anew without a word.
+_PARTS = {"state_dict", "optimizer_states", "lr_schedulers", "loops"}
 
 
 class CheckpointWriter(TorchCheckpointIO):
@@ -155,6 +157,8 @@ class Start:
     """Optimiser steps done."""
     config: dict[str, Any]
     """The configuration of the run that wrote it."""
+    weights: dict[str, Tensor]
+    """The network's, by its own keys, on `meta`: their shapes."""
 
 
 def checkpoint_to_resume(resume: str | None, folder: Path) -> Start | None:
@@ -199,6 +203,15 @@ def checkpoint_to_resume(resume: str | None, folder: Path) -> Start | None:
     return None
 
 
+def reaches(path: Path, step: int) -> bool:
+    """Whether there is a valid checkpoint of that step or a later one."""
+    try:
+        check_whole(path)
+        return _start_at(path).step >= step
+    except InputError:
+        return False
+
+
 def _starts(paths: Iterable[Path]) -> Iterator[Start]:
     for path in paths:
         try:
@@ -211,5 +224,16 @@ def _start_at(path: Path) -> Start:
     checkpoint = open_checkpoint(path)
     if not isinstance(checkpoint, dict) or "global_step" not in checkpoint:
         raise InputError(f"{path} is not a training checkpoint; to start from weights use weights=")
-    config = checkpoint.get("vgglab", {}).get("config", {})
-    return Start(path, int(checkpoint["global_step"]), config)
+    card, step = checkpoint.get("vgglab", {}), checkpoint["global_step"]
+    config = card.get("config", {}) if isinstance(card, dict) else None
+    if missing := sorted(_PARTS - checkpoint.keys()):
+        raise InputError(f"{path} has no {', '.join(missing)}: a run cannot continue from it")
+    state = checkpoint["state_dict"]
+    if not (isinstance(step, int) and isinstance(config, dict) and isinstance(state, dict)):
+        raise InputError(f"{path} is not a training checkpoint of this project")
+    weights = {
+        key.removeprefix(PREFIX): value.to("meta")
+        for key, value in state.items()
+        if isinstance(value, Tensor) and key.startswith(PREFIX)
+    }
+    return Start(path, step, config, weights)

@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
-from vgglab.cluster.launch import refuse_sweep_that_repeats_itself
+from vgglab.cluster.launch import end_with_launcher, refuse_sweep_that_repeats_itself
 from vgglab.config.door import FULL_TRACEBACK
 from vgglab.config.schema import AcceleratorConfig, TrainConfig, plain
 from vgglab.data import ImageDataModule
@@ -25,6 +25,7 @@ from vgglab.data.sampling import per_device_batch_size
 from vgglab.errors import InputError
 from vgglab.files import remove_leftovers
 from vgglab.networks import load_weights
+from vgglab.networks.weights import misfits
 from vgglab.reporting.environment import open_run_folder, write_json
 from vgglab.reporting.history import read_history
 from vgglab.reporting.report import write_report
@@ -64,6 +65,7 @@ def train(job: TrainConfig) -> dict[str, float]:
         InputError: something in the configuration or a file that it names cannot be used.
     """
     _quiet()
+    end_with_launcher()
     run_dir = Path(job.run_dir)
     start = checkpoint_to_resume(job.resume, run_dir / "checkpoints")
     seed_everything(job.seed, verbose=False)
@@ -76,6 +78,8 @@ def train(job: TrainConfig) -> dict[str, float]:
     summary = summarize(network, (preprocessing.channels, *preprocessing.size))
     if start is not None:
         _refuse_another_configuration(job, start)
+        if problems := misfits(start.weights, network.state_dict()):
+            raise InputError(f"{start.path} does not fit the network: {problems}")
     trainer = _trainer(job, start)
     refuse_sweep_that_repeats_itself(job.is_sweep, trainer)
     if job.weights is not None and start is None:
@@ -93,9 +97,12 @@ def train(job: TrainConfig) -> dict[str, float]:
             source = job.model.arguments["init_from"]
             console.print(f"layers from {source}: {', '.join(inherited)}")
     started = time.monotonic()
-    _fit(trainer, classifier, data, start)
-    seconds = time.monotonic() - started
-    result = _test(trainer, classifier, data) if job.test else _validated(trainer, run_dir)
+    try:
+        _fit(trainer, classifier, data, start)
+        seconds = time.monotonic() - started
+        result = _test(trainer, classifier, data) if job.test else _validated(trainer, run_dir)
+    except SIGTERMException as error:  # Lightning's would leave with exit code 0
+        raise SystemExit(128 + SIGTERM) from error
     if trainer.is_global_zero:
         _conclude(run_dir, job, trainer, result, seconds)
     return result
@@ -148,12 +155,29 @@ def _trainer(job: TrainConfig, start: Start | None) -> Trainer:
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise InputError(f"accelerator and trainer do not fit this machine: {error}") from error
+    _hear_sigterm(trainer)
     if trainer.precision != job.trainer.precision:  # on a CPU Lightning makes bf16 of fp16
         raise InputError(
             f"trainer.precision={job.trainer.precision} cannot be had on this machine; "
             f"{trainer.precision} can"
         )
     return trainer
+
+
+def _hear_sigterm(trainer: Trainer) -> None:
+    """Take a collective out of Lightning's handler: it hangs where the signal meets another one.
+
+    Its training loop asks all processes before each batch whether one of them was told to stop.
+    """
+    connector = trainer._signal_connector
+
+    def told(signum: int, frame: Any) -> None:
+        launcher = trainer.strategy.launcher
+        if launcher is not None and not connector.received_sigterm:
+            launcher.kill(signum)
+        connector.received_sigterm = True
+
+    connector._sigterm_notifier_fn = told  # type: ignore[assignment,method-assign]
 
 
 def _strategy(accelerator: AcceleratorConfig) -> Strategy | str:
@@ -248,8 +272,6 @@ def _fit(
         trainer.fit(classifier, datamodule=data, ckpt_path=None if start is None else start.path)
     except MisconfigurationException as error:  # such as a monitor that nothing logs
         raise InputError(str(error)) from error
-    except SIGTERMException as error:  # Lightning's would leave with exit code 0
-        raise SystemExit(128 + SIGTERM) from error
     except RuntimeError as error:
         if "Early stopping conditioned on metric" in str(error):
             raise InputError(str(error)) from error
