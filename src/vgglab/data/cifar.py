@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from vgglab.data.archives import download, open_tar, read_member
+from vgglab.data.archives import open_tar, read_member
+from vgglab.data.download import download
 from vgglab.data.images import TensorImages
 from vgglab.data.module import ImageDataModule
 from vgglab.data.transforms import Preprocessing

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from filelock import FileLock
 
-from vgglab.data.archives import download, extract, open_tar
+from vgglab.data.archives import extract, open_tar
+from vgglab.data.download import download
 from vgglab.data.folder import ImageFolder
 from vgglab.data.images import ImageSet
 from vgglab.errors import InputError
