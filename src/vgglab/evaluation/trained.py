@@ -18,7 +18,7 @@ from vgglab.config.schema import Data, Network
 from vgglab.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from vgglab.errors import InputError
 from vgglab.networks import load_weights, read_state_dict
-from vgglab.networks.weights import PUBLIC, check_whole, misfits, read_checkpoint
+from vgglab.networks.weights import PUBLIC, check_file, misfits, open_checkpoint
 
 CARD = "vgglab"  # what checkpoints call it, and the metadata of safetensors files
 IMAGENET_CLASSES = 1000
@@ -68,6 +68,8 @@ class Card(BaseModel):
 def read_card(path: Path) -> Card:
     """What a checkpoint, or a file that scripts/export_weights.py made of one, says of itself.
 
+    Its tensors are not read: whoever loads them finds damage.
+
     Raises:
         InputError: the file is missing, torn, of another program, or its card is not one.
     """
@@ -75,7 +77,7 @@ def read_card(path: Path) -> Card:
         plain = _card_in_metadata(path)
         advice = "scripts/export_weights.py writes files that say what they are"
     else:
-        content = read_checkpoint(path)
+        content = open_checkpoint(path)
         plain = content.get(CARD) if isinstance(content, dict) else None
         advice = "it is not a checkpoint of scripts/train.py"
     if plain is None:
@@ -90,7 +92,7 @@ def read_card(path: Path) -> Card:
 
 
 def _card_in_metadata(path: Path) -> object:
-    check_whole(path)
+    check_file(path)
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(CARD)
@@ -125,7 +127,7 @@ def checked_model(path: Path, card: Card, allowed_targets: Sequence[str]) -> Net
             wanted = model.build_for(*card.shape).state_dict()
     except (InputError, RuntimeError, OverflowError) as error:
         raise InputError(f"{path} names a network that cannot be built: {error}") from error
-    if misshapen := misfits(read_state_dict(path), wanted):
+    if misshapen := misfits(read_state_dict(path, whole=False), wanted):
         raise InputError(f"{path}: its weights are not of the network that it names: {misshapen}")
     return model
 

@@ -88,7 +88,7 @@ def misfits(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
     return "; ".join(filter(None, problems))
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+def read_state_dict(path: str | Path, *, whole: bool = True) -> dict[str, Tensor]:
     """The tensors of a file, on the CPU, by the network's own keys.
 
     Args:
@@ -96,14 +96,17 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             checkpoint of this project, whose keys carry the prefix `network.`. Parts of keys that
             `torch.compile` and DistributedDataParallel add are taken out. Large files are mapped,
             not read whole: keep the file while the tensors are in use.
+        whole: `check_whole` the file first. Without, damage in the tensors stays unseen.
 
     Raises:
         WeightsError: no such file, a torn file or one of another kind, or a pickle that holds
             anything but tensors and plain containers; no code of the file is run.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
+    if whole:
         check_whole(path)
+    if path.suffix == ".safetensors":
+        check_file(path)
         try:
             content: Any = load_file(path)
         except (SafetensorError, OSError) as error:
@@ -111,7 +114,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
                 f"cannot read weights from {path}: torn, or not a safetensors file ({error})"
             ) from error
     else:
-        content = read_checkpoint(path)
+        content = open_checkpoint(path)
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = {
             key.removeprefix(PREFIX): value
@@ -142,7 +145,7 @@ def check_whole(path: Path) -> None:
     Raises:
         WeightsError: no such file, a torn or an altered one.
     """
-    _check_file(path)
+    check_file(path)
     try:
         damaged = is_damaged(path)
         if damaged is None and zipfile.is_zipfile(path):
@@ -162,14 +165,19 @@ def open_checkpoint(path: Path) -> Any:
     Raises:
         WeightsError: no such file, a torn one, or a pickle that would run code.
     """
-    _check_file(path)
+    check_file(path)
     try:
         return load_plain(path)
     except Exception as error:  # an unpickler fed with noise raises anything
         raise WeightsError(f"cannot read weights from {path}: {_reason(error)}") from error
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Refuse what cannot be a file of weights before it is opened: a pipe would be waited for.
+
+    Raises:
+        WeightsError: it is no file, or empty.
+    """
     if not path.is_file():
         raise WeightsError(f"no weights at {path}; give a file, or {PUBLIC} for torchvision's")
     if path.stat().st_size == 0:

@@ -75,6 +75,7 @@ class Checkpoint(ModelCheckpoint):
         step = {"epoch": checkpoint["epoch"], "step": checkpoint["global_step"]}
         path = Path(self.format_checkpoint_name(step))
         if not reaches(path, step["step"]):
+            path.parent.mkdir(parents=True, exist_ok=True)  # the run may continue another one
             with replacing(path, sealed=True, keep=self.keep) as temporary:
                 shutil.copyfile(str(trainer.ckpt_path), temporary)
 

@@ -70,27 +70,14 @@ def train(job: TrainConfig) -> dict[str, float]:
     start = checkpoint_to_resume(job.resume, run_dir / "checkpoints")
     seed_everything(job.seed, verbose=False)
     data = _data(job)
-    preprocessing = data.preprocessing
-    model = job.model
-    if start is not None and model.accepts("init_from"):
-        model = model.with_arguments(init_from=None)  # the checkpoint brings all layers
-    network: nn.Module = model.build_for(len(data.classes), preprocessing.channels)
-    summary = summarize(network, (preprocessing.channels, *preprocessing.size))
-    if start is not None:
-        _refuse_another_configuration(job, start)
-        if problems := misfits(start.weights, network.state_dict()):
-            raise InputError(f"{start.path} does not fit the network: {problems}")
+    network = _network(job, data, start)
+    summary = summarize(network, (data.preprocessing.channels, *data.preprocessing.size))
     trainer = _trainer(job, start)
     refuse_sweep_that_repeats_itself(job.is_sweep, trainer)
-    if job.weights is not None and start is None:
-        load_weights(network, job.weights)
     classifier = _classifier(job, data, network)
     _rehearse(classifier, data, trainer)
     if trainer.is_global_zero:
-        for folder in (run_dir, run_dir / "checkpoints"):
-            remove_leftovers(folder)
-        (run_dir / "metrics.json").unlink(missing_ok=True)  # it stands for a run that has ended
-        open_run_folder(run_dir, job.composition)
+        _take_folder(job)
         console.print(summary.table())
         _introduce(job, data, trainer, start)
         if inherited := getattr(network, "inherited", []):
@@ -134,6 +121,31 @@ def _data(job: TrainConfig) -> ImageDataModule:
         for stage in ("fit", "test") if job.test else ("fit",):
             data.setup(stage)
     return data
+
+
+def _network(job: TrainConfig, data: ImageDataModule, start: Start | None) -> nn.Module:
+    """The network as it begins: with weights, or of the shapes that a checkpoint will fill."""
+    model = job.model
+    if start is not None:
+        _refuse_another_configuration(job, start)
+        if model.accepts("init_from"):
+            model = model.with_arguments(init_from=None)  # the checkpoint brings all layers
+    network: nn.Module = model.build_for(len(data.classes), data.preprocessing.channels)
+    if start is None:
+        if job.weights is not None:
+            load_weights(network, job.weights)
+    elif problems := misfits(start.weights, network.state_dict()):
+        raise InputError(f"{start.path} does not fit the network: {problems}")
+    return network
+
+
+def _take_folder(job: TrainConfig) -> None:
+    """Clear away what a killed run left unfinished, and say what begins."""
+    run_dir = Path(job.run_dir)
+    for folder in (run_dir, run_dir / "checkpoints"):
+        remove_leftovers(folder)
+    (run_dir / "metrics.json").unlink(missing_ok=True)  # it stands for a run that has ended
+    open_run_folder(run_dir, job.composition)
 
 
 def _trainer(job: TrainConfig, start: Start | None) -> Trainer:
