@@ -4,6 +4,7 @@ A rename is atomic, but only what was flushed before it is sure to be there afte
 the rename itself only once its folder was flushed.
 """
 
+import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
@@ -64,9 +65,23 @@ def remove(path: Path) -> None:
     seal(path).unlink(missing_ok=True)
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask out of `folder`. The lock goes with the process, also a killed.
+
+    Raises:
+        BlockingIOError: another process is in it.
+        OSError: the folder is missing or cannot be written.
+    """
+    with (folder / ".lock").open("w") as file:
+        # Not flock, which a killed process's children would still hold.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed writers left in a folder in which nobody writes now."""
-    for temporary in folder.glob(f".*{_TEMPORARY}"):
+    for temporary in folder.glob(f".*.[0-9]*{_TEMPORARY}"):
         temporary.unlink(missing_ok=True)
 
 

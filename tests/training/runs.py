@@ -1,6 +1,7 @@
 """What two runs must share to count as the same run."""
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,8 @@ import torch
 
 def assert_same_end(left: Path, right: Path) -> None:
     """Bit-identical weights and optimiser, the same history and result."""
-    ends = [torch.load(f / "checkpoints/last.ckpt", weights_only=True) for f in (left, right)]
-    for key in ("state_dict", "optimizer_states", "lr_schedulers", "current_model_state"):
-        assert_same(ends[0].get(key), ends[1].get(key), key)
+    last = Path("checkpoints/last.ckpt")
+    assert_same(_essence(left / last), _essence(right / last), last.name)
     assert history(left) == history(right)
     assert (left / "metrics.json").read_text() == (right / "metrics.json").read_text()
 
@@ -31,6 +31,29 @@ def assert_same(left: Any, right: Any, path: str) -> None:
         assert len(left) == len(right), f"{path}: {len(left)} and {len(right)} parts"
     else:
         assert left == right, f"{path}: {left!r} and {right!r}"
+
+
+def ending(run_dir: Path) -> dict[str, Any]:
+    """All that two folders must share, as nested plain containers.
+
+    Which predecessors stand beside a checkpoint depends on what was written before a kill.
+    """
+    files = [path for path in run_dir.rglob("*") if path.is_file() and path.parent.name != ".hydra"]
+    kept = [path for path in files if "last-" not in path.name]
+    return {
+        "checkpoints": {p.name: _essence(p) for p in kept if p.suffix == ".ckpt"},
+        "history": history(run_dir),
+        "result": (run_dir / "metrics.json").read_text(),
+        "confusion": (run_dir / "confusion.json").read_text(),
+        "curves": curves(run_dir),
+        "files": {re.sub(r"tfevents.*", "", path.name) for path in kept},
+    }
+
+
+def _essence(path: Path) -> dict[str, Any]:
+    checkpoint = torch.load(path, weights_only=True)
+    parts = ("state_dict", "optimizer_states", "lr_schedulers", "current_model_state")
+    return {part: checkpoint[part] for part in (*parts, "global_step") if part in checkpoint}
 
 
 def history(run_dir: Path) -> list[dict[str, str]]:

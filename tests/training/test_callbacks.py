@@ -1,6 +1,8 @@
 """Which checkpoints stay, and that a moved run keeps its best one."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tests.conftest import TINY, Compose
 from tests.training.runs import assert_same_end
 from vgglab.config.schema import EvaluateConfig, TrainConfig, parse
+from vgglab.errors import InputError
 from vgglab.evaluation.evaluate import evaluate
+from vgglab.files import is_damaged
 from vgglab.training.run import train
 
 
@@ -115,3 +119,107 @@ def test_no_checkpoint_falls_between_accumulated_batches(
     # The end of the epoch calls it as well.
     assert set(batches) <= {1, 3, 0}
     assert batches.count(1) == batches.count(3) == 2  # best and last
+
+
+def test_a_run_that_stopped_in_its_first_epoch_stays_stopped(
+    composed: Compose, tmp_path: Path
+) -> None:
+    early = (
+        "callbacks=[default,early_stopping]",
+        "+callbacks.early_stopping.stopping_threshold=-1",
+    )
+    run(composed, tmp_path, *early, "test=false")
+    run(composed, tmp_path, *early, "test=false", "resume=auto")
+    assert step_of(tmp_path / "checkpoints/last.ckpt") == 6
+
+
+def test_more_patience_lets_a_stopped_run_go_on(composed: Compose, tmp_path: Path) -> None:
+    early = (
+        "callbacks=[default,early_stopping]",
+        "callbacks.early_stopping.min_delta=1.0",
+        "trainer.max_epochs=9",
+        "test=false",
+    )
+    run(composed, tmp_path, *early, "callbacks.early_stopping.patience=1")
+    run(composed, tmp_path, *early, "callbacks.early_stopping.patience=3", "resume=auto")
+    assert step_of(tmp_path / "checkpoints/last.ckpt") == 24
+
+
+def test_several_best_files_need_names_of_their_own(composed: Compose, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"save_top_k=3 files cannot all be called best; try"):
+        run(composed, tmp_path / "run", "callbacks.best_checkpoint.save_top_k=3")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_milestone_every_epoch(composed: Compose, tmp_path: Path) -> None:
+    """It has the trigger of the last checkpoint, and Lightning takes the two for one."""
+    every = ("callbacks=[default,milestones]", "callbacks.milestones.every_n_epochs=1")
+    run(composed, tmp_path, *every, "test=false")
+    assert len(list((tmp_path / "checkpoints").glob("epoch-*.ckpt"))) == 2
+
+
+def test_the_last_checkpoint_is_the_end_also_when_saved_by_steps(
+    composed: Compose, tmp_path: Path
+) -> None:
+    by_steps = (
+        "callbacks.last_checkpoint.every_n_epochs=null",
+        "callbacks.last_checkpoint.every_n_train_steps=500",
+    )
+    run(composed, tmp_path, *by_steps, "test=false")
+    assert step_of(tmp_path / "checkpoints/last.ckpt") == 12
+
+
+def test_an_epoch_without_validation_is_never_the_best(composed: Compose, tmp_path: Path) -> None:
+    rarely = ("trainer.check_val_every_n_epoch=2", "callbacks.best_checkpoint.save_top_k=-1")
+    name = ("callbacks.best_checkpoint.filename='best-{epoch}'", "trainer.max_epochs=5")
+    run(composed, tmp_path, *rarely, *name, "test=false")
+    found = sorted(path.name for path in (tmp_path / "checkpoints").glob("best*.ckpt"))
+    assert found == ["best-epoch=1.ckpt", "best-epoch=3.ckpt"]
+
+
+def test_the_best_starts_anew_when_its_file_is_gone(composed: Compose, tmp_path: Path) -> None:
+    run(composed, tmp_path, "test=false")
+    (tmp_path / "checkpoints/best.ckpt").unlink()
+    run(composed, tmp_path, "test=false", "resume=auto", "trainer.max_epochs=3")
+    assert step_of(tmp_path / "checkpoints/best.ckpt") == 18
+
+
+def test_a_damaged_checkpoint_does_not_take_the_place_of_a_good_one(
+    composed: Compose, tmp_path: Path
+) -> None:
+    run(composed, tmp_path, "test=false")
+    folder = tmp_path / "checkpoints"
+    for name in ("last", "best"):
+        content = bytearray((folder / f"{name}.ckpt").read_bytes())
+        content[-2000] ^= 1
+        (folder / f"{name}.ckpt").write_bytes(content)
+    run(composed, tmp_path, "test=false", "resume=auto")
+    assert step_of(folder / "last.ckpt") == 12
+    assert {path.name for path in folder.glob("*.damaged")} == {
+        "last.ckpt.damaged",
+        "best.ckpt.damaged",
+    }
+    assert not any(is_damaged(path) for path in folder.glob("*.ckpt"))
+
+
+def test_a_moving_average_is_kept_or_missed(composed: Compose, tmp_path: Path) -> None:
+    run(composed, tmp_path, "test=false", "callbacks=[default,ema]", "callbacks.ema.decay=0.9")
+    with pytest.raises(InputError, match=r"was trained with a moving average"):
+        run(composed, tmp_path, "test=false", "resume=auto", "trainer.max_epochs=3")
+
+
+def test_two_runs_at_once_in_one_folder_are_refused(composed: Compose, tmp_path: Path) -> None:
+    command = "import fcntl,sys,time; f=open(sys.argv[1],'w'); fcntl.lockf(f, fcntl.LOCK_EX);"
+    command += "print('held', flush=True); time.sleep(600)"
+    other = subprocess.Popen(
+        [sys.executable, "-c", command, str(tmp_path / ".lock")], stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    try:
+        with pytest.raises(InputError, match="another process is training in"):
+            run(composed, tmp_path, "test=false")
+    finally:
+        other.kill()
+        other.wait()
+    run(composed, tmp_path, "test=false")  # a killed process holds nothing

@@ -213,3 +213,12 @@ def test_a_checkpoint_without_a_part_is_refused(missing: str, tmp_path: Path) ->
     torch.save({k: v for k, v in content(1).items() if k != missing}, tmp_path / "a.ckpt")
     with pytest.raises(InputError, match=rf"has no {missing}: a run cannot continue from it"):
         resumed(str(tmp_path / "a.ckpt"), tmp_path)
+
+
+def test_a_folder_that_is_further_is_not_set_back(tmp_path: Path) -> None:
+    """Its history would be another run's than its newest checkpoint."""
+    for step in (10, 20):
+        save(tmp_path / "last.ckpt", step, keep=1)
+    with pytest.raises(InputError, match=r"is further than .*last-1\.ckpt; branch off in another"):
+        resumed(str(tmp_path / "last-1.ckpt"), tmp_path)
+    assert resumed(str(tmp_path / "last-1.ckpt"), tmp_path / "other") == tmp_path / "last-1.ckpt"

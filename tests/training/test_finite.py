@@ -80,7 +80,9 @@ def add(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     original = run_module._callbacks
 
     def add(*callbacks: Callback) -> None:
-        monkeypatch.setattr(run_module, "_callbacks", lambda job: [*callbacks, *original(job)])
+        monkeypatch.setattr(
+            run_module, "_callbacks", lambda *given: [*callbacks, *original(*given)]
+        )
 
     return add
 

@@ -46,7 +46,7 @@ class KillAt(Callback):
 def train_and_kill(killed_job: TrainConfig, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     original = run_module._callbacks
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "_callbacks", lambda job: [*original(job), KillAt(step)])
+        patch.setattr(run_module, "_callbacks", lambda *given: [*original(*given), KillAt(step)])
         with pytest.raises(KilledError):
             train(killed_job)
 
@@ -77,7 +77,7 @@ def test_it_learns(composed: Compose, tmp_path: Path) -> None:
 
 
 def test_seed_zero_is_a_seed(composed: Compose, tmp_path: Path) -> None:
-    ends = []
+    ends: list[torch.Tensor] = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         torch.manual_seed(len(ends))  # whatever came before must not matter
         train(job(composed, f"seed={seed}", "test=false", run_dir=tmp_path / name))
@@ -118,10 +118,15 @@ def test_a_killed_run_resumes_exactly(
     assert_same_end(undisturbed, killed)
 
 
+@pytest.mark.parametrize(
+    "length",
+    ["trainer.max_epochs=3", "trainer.max_epochs=null trainer.max_steps=15"],
+    ids=["epochs", "steps"],
+)
 def test_a_run_killed_between_epochs_resumes_exactly(
-    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    length: str, composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    common = ("trainer.max_epochs=3", "scheduler=plateau", "scheduler.patience=0")
+    common = (*length.split(), "scheduler=plateau", "scheduler.patience=0")
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     train(job(composed, *common, run_dir=undisturbed))
     train_and_kill(job(composed, *common, run_dir=killed), 7, monkeypatch)

@@ -4,9 +4,12 @@ import os
 import signal
 import time
 from threading import Thread
+from typing import Any
 
 from lightning import Trainer
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
+from vgglab.config.schema import AcceleratorConfig
 from vgglab.errors import InputError
 
 _LAUNCHER = "VGGLAB_LAUNCHER"
@@ -20,7 +23,7 @@ def end_with_launcher() -> None:
     launcher = os.environ.get(_LAUNCHER)
     if os.environ.get("LOCAL_RANK", "0") == "0":
         os.environ[_LAUNCHER] = str(os.getpid())  # they inherit it
-    elif launcher is not None:
+    elif launcher == str(os.getppid()):  # and not what an earlier run left to torchrun
         Thread(target=_end_after, args=(int(launcher),), daemon=True).start()
 
 
@@ -28,6 +31,32 @@ def _end_after(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def strategy(accelerator: AcceleratorConfig) -> Strategy | str:
+    """How the processes of a run share their work."""
+    if accelerator.strategy == "auto":
+        return "auto"
+    return DDPStrategy(
+        process_group_backend=accelerator.process_group_backend,
+        gradient_as_bucket_view=True,  # saves one copy of the gradients
+    )
+
+
+def hear_sigterm(trainer: Trainer) -> None:
+    """Take a collective out of Lightning's handler: it hangs where the signal meets another one.
+
+    Its training loop asks all processes before each batch whether one of them was told to stop.
+    """
+    connector = trainer._signal_connector
+
+    def told(signum: int, frame: Any) -> None:
+        launcher = trainer.strategy.launcher
+        if launcher is not None and not connector.received_sigterm:
+            launcher.kill(signum)
+        connector.received_sigterm = True
+
+    connector._sigterm_notifier_fn = told  # type: ignore[assignment,method-assign]
 
 
 def refuse_sweep_that_repeats_itself(is_sweep: bool, trainer: Trainer) -> None:

@@ -127,7 +127,7 @@ def open_run_folder(run_dir: Path, composition: dict[str, str]) -> None:
         folder = run_dir / ".hydra"
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in composition.items():
-            (folder / name).write_text(text, encoding="utf-8")
+            replace_file(folder / name, text.encode())
         write_json(run_dir / "environment.json", environment())
     except OSError as error:
         raise InputError(f"cannot write into the run folder {run_dir}: {error}") from error

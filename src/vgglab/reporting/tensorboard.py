@@ -23,10 +23,17 @@ _COUNTS_UP_TO = 20  # classes: more counts than 20 x 20 cannot be read
 _LABELS_UP_TO = 50
 
 
-def _said_once(arguments: threading.ExceptHookArgs) -> None:
+def _say_errors_once() -> None:
     """TensorBoard's thread hands its error, such as a full disk, to who writes or flushes next."""
-    if not type(arguments.thread).__module__.startswith("tensorboard."):
-        threading.__excepthook__(arguments)
+    others = threading.excepthook
+    if getattr(others, "__module__", None) == __name__:
+        return
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if not type(arguments.thread).__module__.startswith("tensorboard."):
+            others(arguments)
+
+    threading.excepthook = hook
 
 
 class TensorBoard(TensorBoardLogger):
@@ -47,7 +54,7 @@ class TensorBoard(TensorBoardLogger):
             default_hp_metric=False,
             purge_step=resume_step or 0,
         )
-        threading.excepthook = _said_once
+        _say_errors_once()
         self._last: tuple[int | None, Mapping[str, float]] | None = None
 
     @rank_zero_only

@@ -97,6 +97,8 @@ def compare(original: Results, replayed: Results) -> Agreement:
         found.metrics = len(then)
     for name in original.checkpoints.keys() & replayed.checkpoints.keys():
         _compare_checkpoints(name, original, replayed, found)
+    for name in original.checkpoints.keys() ^ replayed.checkpoints.keys():
+        found.notes.append(f"{name}.ckpt is in one of the two folders only: not compared")
     return found
 
 

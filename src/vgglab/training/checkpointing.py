@@ -1,14 +1,16 @@
 """Checkpoints that a killed process cannot tear, and which one a run continues from."""
 
 import logging
+import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, save
 
@@ -132,13 +134,27 @@ def _copied(tensor: Tensor) -> Tensor:
 
 
 def _write(checkpoint: dict[str, Any], path: Path, keep: int) -> None:
+    _place(lambda file: save(checkpoint, file), path, keep)
+
+
+def copy_checkpoint(source: Path, path: Path, keep: int) -> None:
+    """Write a checkpoint's bytes to another place.
+
+    Raises:
+        InputError: it could not be written; what was there is intact.
+    """
+    with source.open("rb") as original:
+        _place(lambda file: shutil.copyfileobj(original, file), path, keep)
+
+
+def _place(write: Callable[[IO[bytes]], None], path: Path, keep: int) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
             replacing(path, sealed=True, keep=keep) as temporary,
             temporary.open("wb") as file,
         ):
-            save(checkpoint, file)
+            write(file)
     except (OSError, RuntimeError) as error:
         # torch's archive, closed on a full disk, hides that behind "unexpected pos 576 vs 534".
         cause = error if isinstance(error, OSError) else error.__context__
@@ -159,6 +175,10 @@ class Start:
     """The configuration of the run that wrote it."""
     weights: dict[str, Tensor]
     """The network's, by its own keys, on `meta`: their shapes."""
+    averages: bool
+    """Whether that run had a moving average of the weights."""
+    passed_over: tuple[Path, ...] = ()
+    """Later checkpoints that are damaged."""
 
 
 def checkpoint_to_resume(resume: str | None, folder: Path) -> Start | None:
@@ -179,13 +199,19 @@ def checkpoint_to_resume(resume: str | None, folder: Path) -> Start | None:
                 "another hydra.run.dir starts anew"
             )
         return None
+    starts, damaged = _starts(existing)
     if resume != "auto":
         check_whole(Path(resume))
-        return _start_at(Path(resume))
+        chosen = _start_at(Path(resume))
+        if any(other.step > chosen.step for other in starts):
+            raise InputError(
+                f"{folder.parent} is further than {resume}; branch off in another hydra.run.dir"
+            )
+        return chosen
     # Most trained first; of those with equally many steps, the one written last knows most of its
     # epoch. To find that out costs little, to read a large file through does not.
     found = sorted(
-        ((start.step, start.path.stat().st_mtime, start) for start in _starts(existing)),
+        ((start.step, start.path.stat().st_mtime, start) for start in starts),
         key=lambda entry: entry[:2],
         reverse=True,
     )
@@ -193,9 +219,10 @@ def checkpoint_to_resume(resume: str | None, folder: Path) -> Start | None:
         try:
             check_whole(start.path)
         except InputError as error:
-            log.warning("passed over: %s", error)
+            _pass_over(error)
+            damaged.append(start.path)
         else:
-            return start
+            return replace(start, passed_over=tuple(damaged))
     if existing:  # to start afresh would overwrite what might yet be repaired
         raise InputError(
             f"none of the checkpoints in {folder} can be used; another hydra.run.dir starts anew"
@@ -212,12 +239,21 @@ def reaches(path: Path, step: int) -> bool:
         return False
 
 
-def _starts(paths: Iterable[Path]) -> Iterator[Start]:
+def _starts(paths: Iterable[Path]) -> tuple[list[Start], list[Path]]:
+    """Those that look whole, and those that do not."""
+    starts, damaged = [], []
     for path in paths:
         try:
-            yield _start_at(path)
+            starts.append(_start_at(path))
         except InputError as error:
-            log.warning("passed over: %s", error)
+            _pass_over(error)
+            damaged.append(path)
+    return starts, damaged
+
+
+@rank_zero_only
+def _pass_over(error: InputError) -> None:
+    log.warning("passed over: %s", error)
 
 
 def _start_at(path: Path) -> Start:
@@ -236,4 +272,4 @@ def _start_at(path: Path) -> Start:
         for key, value in state.items()
         if isinstance(value, Tensor) and key.startswith(PREFIX)
     }
-    return Start(path, step, config, weights)
+    return Start(path, step, config, weights, averages="current_model_state" in checkpoint)

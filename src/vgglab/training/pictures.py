@@ -32,7 +32,7 @@ class AugmentedImages(Callback):
         batch: tuple[Tensor, Tensor],
         batch_idx: int,
     ) -> None:
-        if trainer.global_step > 0:
+        if trainer.global_step > 0 or batch_idx > 0:
             return
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         images = data.preprocessing.denormalize(batch[0][: self.count]).cpu()

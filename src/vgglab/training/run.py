@@ -4,6 +4,8 @@ import logging
 import os
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any
@@ -11,19 +13,23 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import DDPStrategy, Strategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
-from vgglab.cluster.launch import end_with_launcher, refuse_sweep_that_repeats_itself
+from vgglab.cluster.launch import (
+    end_with_launcher,
+    hear_sigterm,
+    refuse_sweep_that_repeats_itself,
+    strategy,
+)
 from vgglab.config.door import FULL_TRACEBACK
-from vgglab.config.schema import AcceleratorConfig, TrainConfig, plain
+from vgglab.config.schema import TrainConfig, plain
 from vgglab.data import ImageDataModule
 from vgglab.data.sampling import per_device_batch_size
 from vgglab.errors import InputError
-from vgglab.files import remove_leftovers
+from vgglab.files import alone_in, remove, remove_leftovers
 from vgglab.networks import load_weights
 from vgglab.networks.weights import misfits
 from vgglab.reporting.environment import open_run_folder, write_json
@@ -36,6 +42,8 @@ from vgglab.training.checkpointing import CheckpointWriter, Start, checkpoint_to
 from vgglab.training.classifier import Classifier, horizon_of
 from vgglab.training.finite import anomaly
 from vgglab.training.optim import parameter_groups
+
+log = logging.getLogger(__name__)
 
 # What TensorBoard's HPARAMS page compares runs by.
 _HYPERPARAMETERS = (
@@ -76,22 +84,24 @@ def train(job: TrainConfig) -> dict[str, float]:
     refuse_sweep_that_repeats_itself(job.is_sweep, trainer)
     classifier = _classifier(job, data, network)
     _rehearse(classifier, data, trainer)
-    if trainer.is_global_zero:
-        _take_folder(job)
-        console.print(summary.table())
-        _introduce(job, data, trainer, start)
-        if inherited := getattr(network, "inherited", []):
-            source = job.model.arguments["init_from"]
-            console.print(f"layers from {source}: {', '.join(inherited)}")
-    started = time.monotonic()
-    try:
-        _fit(trainer, classifier, data, start)
-        seconds = time.monotonic() - started
-        result = _test(trainer, classifier, data) if job.test else _validated(trainer, run_dir)
-    except SIGTERMException as error:  # Lightning's would leave with exit code 0
-        raise SystemExit(128 + SIGTERM) from error
-    if trainer.is_global_zero:
-        _conclude(run_dir, job, trainer, result, seconds)
+    with _own_folder(job, start) if trainer.is_global_zero else nullcontext():
+        if trainer.is_global_zero:
+            console.print(summary.table())
+            _introduce(job, data, trainer, start)
+            if inherited := getattr(network, "inherited", []):
+                source = job.model.arguments["init_from"]
+                console.print(f"layers from {source}: {', '.join(inherited)}")
+        started = time.monotonic()
+        try:
+            _fit(trainer, classifier, data, start)
+            seconds = time.monotonic() - started
+            result = _test(trainer, classifier, data) if job.test else _validated(trainer, run_dir)
+        except SIGTERMException as error:  # Lightning's would leave with exit code 0
+            if trainer.is_global_zero:
+                log.warning("stopped by SIGTERM; resume=auto continues from the last checkpoint")
+            raise SystemExit(128 + SIGTERM) from error
+        if trainer.is_global_zero:
+            _conclude(run_dir, job, trainer, result, seconds)
     return result
 
 
@@ -139,17 +149,32 @@ def _network(job: TrainConfig, data: ImageDataModule, start: Start | None) -> nn
     return network
 
 
-def _take_folder(job: TrainConfig) -> None:
-    """Clear away what a killed run left unfinished, and say what begins."""
+@contextmanager
+def _own_folder(job: TrainConfig, start: Start | None) -> Iterator[None]:
+    """Hold the run's folder, cleared of what a killed run left unfinished."""
     run_dir = Path(job.run_dir)
-    for folder in (run_dir, run_dir / "checkpoints"):
-        remove_leftovers(folder)
-    (run_dir / "metrics.json").unlink(missing_ok=True)  # it stands for a run that has ended
-    open_run_folder(run_dir, job.composition)
+    with ExitStack() as held:
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            held.enter_context(alone_in(run_dir))
+        except BlockingIOError as error:
+            raise InputError(f"another process is training in {run_dir}") from error
+        except OSError as error:
+            raise InputError(f"cannot write into the run folder {run_dir}: {error}") from error
+        for folder in (run_dir, run_dir / "checkpoints", run_dir / "nonfinite"):
+            remove_leftovers(folder)
+        for damaged in start.passed_over if start is not None else ():
+            # Out of the way of the good one that would be kept beside its successor.
+            os.replace(damaged, damaged.with_name(f"{damaged.name}.damaged"))
+            remove(damaged)
+        (run_dir / "metrics.json").unlink(missing_ok=True)  # it stands for a run that has ended
+        open_run_folder(run_dir, job.composition)
+        yield
 
 
 def _trainer(job: TrainConfig, start: Start | None) -> Trainer:
     how = job.trainer.model_dump(exclude={"channels_last", "compile", "async_checkpoints"})
+    callbacks = _callbacks(job, start)
     try:
         trainer = Trainer(
             **how,
@@ -157,9 +182,10 @@ def _trainer(job: TrainConfig, start: Start | None) -> Trainer:
             devices=job.accelerator.devices,
             num_nodes=job.accelerator.num_nodes,
             sync_batchnorm=job.accelerator.sync_batchnorm,
-            strategy=_strategy(job.accelerator),
+            strategy=strategy(job.accelerator),
             logger=_loggers(job, None if start is None else start.step),
-            callbacks=_callbacks(job),
+            callbacks=callbacks,
+            enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
             plugins=[CheckpointWriter(asynchronous=job.trainer.async_checkpoints)],
             default_root_dir=job.run_dir,
             use_distributed_sampler=False,  # ours shards already
@@ -167,38 +193,15 @@ def _trainer(job: TrainConfig, start: Start | None) -> Trainer:
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise InputError(f"accelerator and trainer do not fit this machine: {error}") from error
-    _hear_sigterm(trainer)
+    # With max_steps Lightning would take a resumed epoch's end for its middle.
+    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+    hear_sigterm(trainer)
     if trainer.precision != job.trainer.precision:  # on a CPU Lightning makes bf16 of fp16
         raise InputError(
             f"trainer.precision={job.trainer.precision} cannot be had on this machine; "
             f"{trainer.precision} can"
         )
     return trainer
-
-
-def _hear_sigterm(trainer: Trainer) -> None:
-    """Take a collective out of Lightning's handler: it hangs where the signal meets another one.
-
-    Its training loop asks all processes before each batch whether one of them was told to stop.
-    """
-    connector = trainer._signal_connector
-
-    def told(signum: int, frame: Any) -> None:
-        launcher = trainer.strategy.launcher
-        if launcher is not None and not connector.received_sigterm:
-            launcher.kill(signum)
-        connector.received_sigterm = True
-
-    connector._sigterm_notifier_fn = told  # type: ignore[assignment,method-assign]
-
-
-def _strategy(accelerator: AcceleratorConfig) -> Strategy | str:
-    if accelerator.strategy == "auto":
-        return "auto"
-    return DDPStrategy(
-        process_group_backend=accelerator.process_group_backend,
-        gradient_as_bucket_view=True,  # saves one copy of the gradients
-    )
 
 
 def _loggers(job: TrainConfig, resume_step: int | None) -> list[Logger]:
@@ -209,8 +212,16 @@ def _loggers(job: TrainConfig, resume_step: int | None) -> list[Logger]:
     return loggers
 
 
-def _callbacks(job: TrainConfig) -> list[Callback]:
-    return [callback.build(f"callbacks.{name}") for name, callback in job.callbacks.items()]
+def _callbacks(job: TrainConfig, start: Start | None) -> list[Callback]:
+    callbacks = [callback.build(f"callbacks.{name}") for name, callback in job.callbacks.items()]
+    averages = any(isinstance(callback, WeightAveraging) for callback in callbacks)
+    if start is not None and start.averages != averages:
+        with_or_without = "with" if start.averages else "without"
+        raise InputError(
+            f"{start.path} was trained {with_or_without} a moving average of the weights "
+            "(callbacks=[default,ema]); a resumed run keeps it, and weights= starts a new one"
+        )
+    return callbacks
 
 
 def _classifier(job: TrainConfig, data: ImageDataModule, network: nn.Module) -> Classifier:
@@ -251,12 +262,13 @@ def _rehearse(classifier: Classifier, data: ImageDataModule, trainer: Trainer) -
 def _refuse_another_configuration(job: TrainConfig, start: Start) -> None:
     """A checkpoint brings its weights and its optimiser's settings: others would be ignored."""
     before, now = flatten(start.config), flatten(plain(job))
-    for name in sorted(before.keys() & now.keys()):
+    for name in sorted(before.keys() | now.keys()):
         fixed = name.split(".")[0] in _FIXED and name not in _FREE
-        if fixed and before[name] != now[name]:
+        then, wanted = before.get(name), now.get(name)
+        if fixed and then != wanted:
             raise InputError(
-                f"{start.path} was trained with {name}={before[name]}, not {now[name]}; a resumed "
-                "run keeps it, and weights= starts a new one"
+                f"{start.path} was trained with {name}={then}, not {wanted}; a resumed run keeps "
+                "it, and weights= starts a new one"
             )
 
 
