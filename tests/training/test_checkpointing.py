@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -222,3 +223,18 @@ def test_a_folder_that_is_further_is_not_set_back(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is further than .*last-1\.ckpt; branch off in another"):
         resumed(str(tmp_path / "last-1.ckpt"), tmp_path)
     assert resumed(str(tmp_path / "last-1.ckpt"), tmp_path / "other") == tmp_path / "last-1.ckpt"
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_what_could_not_be_resumed_from_is_not_saved(asynchronous: bool, tmp_path: Path) -> None:
+    save(tmp_path / "last.ckpt", 1)
+    writer = CheckpointWriter(asynchronous=asynchronous)
+    bad = {**content(2), "callbacks": {"mine": {"best": np.float64(1.5)}}}
+
+    def write() -> None:
+        writer.save_checkpoint(bad, tmp_path / "last.ckpt")
+        writer.wait()
+
+    with pytest.raises(InputError, match=r"last\.ckpt: the state of callbacks .* plain Python"):
+        write()
+    assert resumed("auto", tmp_path) == tmp_path / "last.ckpt"

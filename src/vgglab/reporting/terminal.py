@@ -10,8 +10,9 @@ from rich.text import Text
 # In a file rich would assume 80 columns and fold what is longer.
 _FILE_WIDTH = 160
 
-console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
-"""Standard output. In a file: no colours, no animation, wide enough for every table of ours."""
+console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH, markup=False, emoji=False)
+"""Standard output. In a file: no colours, no animation, wide enough for every table of ours. File
+and class names are printed as they are, whatever brackets and colons are in them."""
 
 _LABELS = {"top1": "top-1", "top5": "top-5"}
 

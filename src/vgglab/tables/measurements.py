@@ -202,7 +202,7 @@ def open_measurements(job: PaperTablesConfig) -> Measurements:
     images = data.sets["test"]
 
     def run_pass(network: MeasuredNetwork, mode: Mode, scale: int) -> Tensor:
-        console.print(f"{network.name}: {WORDS[mode]}, Q = {scale}", highlight=False, markup=False)
+        console.print(f"{network.name}: {WORDS[mode]}, Q = {scale}", highlight=False)
         return posteriors(
             [Member(network.network, network.preprocessing, [scale])],
             images,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
@@ -134,7 +134,18 @@ def _copied(tensor: Tensor) -> Tensor:
 
 
 def _write(checkpoint: dict[str, Any], path: Path, keep: int) -> None:
-    _place(lambda file: save(checkpoint, file), path, keep)
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            save(checkpoint, file)
+        try:
+            open_checkpoint(temporary)
+        except InputError as error:  # what cannot be resumed from must not replace what can
+            raise InputError(
+                f"cannot save {path}: the state of callbacks and modules must be tensors and "
+                f"plain Python values ({error})"
+            ) from error
+
+    _place(write, path, keep)
 
 
 def copy_checkpoint(source: Path, path: Path, keep: int) -> None:
@@ -143,18 +154,14 @@ def copy_checkpoint(source: Path, path: Path, keep: int) -> None:
     Raises:
         InputError: it could not be written; what was there is intact.
     """
-    with source.open("rb") as original:
-        _place(lambda file: shutil.copyfileobj(original, file), path, keep)
+    _place(lambda temporary: shutil.copyfile(source, temporary), path, keep)
 
 
-def _place(write: Callable[[IO[bytes]], None], path: Path, keep: int) -> None:
+def _place(write: Callable[[Path], object], path: Path, keep: int) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            replacing(path, sealed=True, keep=keep) as temporary,
-            temporary.open("wb") as file,
-        ):
-            write(file)
+        with replacing(path, sealed=True, keep=keep) as temporary:
+            write(temporary)
     except (OSError, RuntimeError) as error:
         # torch's archive, closed on a full disk, hides that behind "unexpected pos 576 vs 534".
         cause = error if isinstance(error, OSError) else error.__context__

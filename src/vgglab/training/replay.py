@@ -80,7 +80,7 @@ def _replay_batch(job: ReplayConfig) -> None:
     found = replay_batch(str(job.batch), job.allowed_targets)
     lines = found.lines()
     for line in lines:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        console.print(line, soft_wrap=True, highlight=False)
     open_run_folder(Path(job.run_dir), job.composition)
     write_json(
         Path(job.run_dir, "replay.json"), {"batch": job.batch, "where": found.where, "lines": lines}
