@@ -18,7 +18,7 @@ from tests.conftest import ROOT, TINY, Compose
 from vgglab.config.schema import Network, PredictConfig, TrainConfig, parse
 from vgglab.errors import InputError
 from vgglab.evaluation.predict import find_images, predict
-from vgglab.evaluation.trained import load_trained, subject
+from vgglab.evaluation.trained import data_of, load_trained, subject
 from vgglab.networks import build_vgg
 from vgglab.training.run import train
 
@@ -120,12 +120,30 @@ def test_a_checkpoint_of_another_program_is_refused(tmp_path: Path) -> None:
         load_trained(tmp_path / "other.ckpt")
 
 
-def test_a_strangers_checkpoint_builds_no_strangers_code(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["os.system", "torch.nn.Transformer", "vgglabber.Network"])
+def test_a_strangers_checkpoint_names_no_other_networks(
+    target: str, run: Path, tmp_path: Path
+) -> None:
+    """Some of torch.nn take forever to make: a Transformer of 300,000 layers."""
     checkpoint = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
-    checkpoint["vgglab"]["config"]["model"]["_target_"] = "os.system"
+    checkpoint["vgglab"]["config"]["model"] = {"_target_": target, "num_encoder_layers": 300_000}
     torch.save(checkpoint, tmp_path / "stranger.ckpt")
-    with pytest.raises(InputError, match=r"os\.system is outside"):
+    with pytest.raises(InputError, match=rf"names {target} as its network; if you trust it"):
         load_trained(tmp_path / "stranger.ckpt")
+
+
+def test_a_checkpoints_data_downloads_nothing(run: Path, tmp_path: Path) -> None:
+    checkpoint = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    checkpoint["vgglab"]["config"]["data"] = {
+        "_target_": "vgglab.data.CIFAR10",
+        "root": str(tmp_path / "home"),
+        "mirrors": ["http://127.0.0.1:9/evil"],
+    }
+    torch.save(checkpoint, tmp_path / "stranger.ckpt")
+    data = data_of(load_trained(tmp_path / "stranger.ckpt")).checked("data").build("data")
+    with pytest.raises(InputError, match="no mirrors given"):
+        data.prepare_data()
+    assert not (tmp_path / "home").exists()
 
 
 def small(**arguments: object) -> Network:

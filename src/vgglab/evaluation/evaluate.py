@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from vgglab.config.schema import Data, EvaluateConfig
+from vgglab.config.schema import EvaluateConfig
 from vgglab.data import ImageDataModule
 from vgglab.data.transforms import Preprocessing
 from vgglab.errors import InputError
@@ -21,7 +21,7 @@ from vgglab.evaluation.protocols import (
     score,
     smallest_scale,
 )
-from vgglab.evaluation.trained import Trained, load_trained
+from vgglab.evaluation.trained import Trained, data_of, load_trained
 from vgglab.networks import load_weights
 from vgglab.reporting.environment import open_run_folder, write_json
 from vgglab.reporting.terminal import print_result
@@ -79,7 +79,7 @@ def _subject(job: EvaluateConfig) -> tuple[list[Member], ImageDataModule]:
         raise InputError("model= is the checkpoint's own; give it with weights= alone")
     files = _names(job)
     trained = [load_trained(Path(file), job.allowed_targets) for file in files]
-    section = job.data or Data.model_validate(trained[0].config["data"])
+    section = job.data or data_of(trained[0])
     data = section.checked("data", job.allowed_targets).build("data")
     for file, each in zip(files, trained, strict=True):
         _check_classes(data, each, file, "data" if job.data else files[0])

@@ -23,6 +23,8 @@ from vgglab.networks.weights import PUBLIC, check_file, misfits, open_checkpoint
 CARD = "vgglab"  # what checkpoints call it, and the metadata of safetensors files
 IMAGENET_CLASSES = 1000
 _LARGEST_SIDE = 1 << 14  # pixels
+# Of networks that a file may name; of others some take forever to make.
+_HOMES = ("vgglab", "torchvision.models")
 # The evaluation of torchvision's public weights.
 IMAGENET_INPUT = Preprocessing(IMAGENET_MEAN, IMAGENET_STD, (224, 224), resize=256)
 
@@ -114,6 +116,12 @@ def load_trained(path: Path, allowed_targets: Sequence[str] = ()) -> Trained:
     return Trained(network.eval(), card.classes, card.preprocessing, card.config)
 
 
+def data_of(trained: Trained) -> Data:
+    """The data of the run, as it lies on this disk: a stranger's file makes nobody download."""
+    section = Data.model_validate(trained.config["data"])
+    return section.with_arguments(mirrors=[]) if "mirrors" in section.arguments else section
+
+
 def checked_model(path: Path, card: Card, allowed_targets: Sequence[str]) -> Network:
     """The network that a file names: one that may be built, and is as large as the file's weights.
 
@@ -121,6 +129,11 @@ def checked_model(path: Path, card: Card, allowed_targets: Sequence[str]) -> Net
         InputError: it is not.
     """
     section = _without_beginnings(card.model.model_dump(by_alias=True))
+    target = card.model.target
+    if not any(f"{target}.".startswith(f"{home}.") for home in (*_HOMES, *allowed_targets)):
+        raise InputError(
+            f"{path} names {target} as its network; if you trust it, add allowed_targets=[{target}]"
+        )
     try:
         model = Network.model_validate(section).checked("model", allowed_targets)
         with torch.device("meta"):  # a stranger's sizes may be more than memory holds

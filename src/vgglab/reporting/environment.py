@@ -1,6 +1,6 @@
 """`environment.json`: what somebody else needs to know to repeat a run, and nothing private.
 
-No host name, no user name, no environment variable: run folders are shared.
+No host name, no user name, no environment variable: it is what people paste into reports.
 """
 
 import hashlib

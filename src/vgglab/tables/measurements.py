@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from vgglab.config.schema import Data, PaperTablesConfig
+from vgglab.config.schema import PaperTablesConfig
 from vgglab.data import ImageDataModule, ImageFolder, ImageNet
 from vgglab.data.images import ImageSet
 from vgglab.data.transforms import Preprocessing
@@ -23,7 +23,7 @@ from vgglab.evaluation.protocols import (
     score,
     smallest_scale,
 )
-from vgglab.evaluation.trained import IMAGENET_CLASSES, load_trained
+from vgglab.evaluation.trained import IMAGENET_CLASSES, data_of, load_trained
 from vgglab.networks import VGG
 from vgglab.reporting.terminal import console
 from vgglab.tables import paper
@@ -175,7 +175,7 @@ def open_measurements(job: PaperTablesConfig) -> Measurements:
     """
     device = find_device(job.device)
     trained = [load_trained(Path(file), job.allowed_targets) for file in job.checkpoints]
-    section = job.data or Data.model_validate(trained[0].config["data"])
+    section = job.data or data_of(trained[0])
     data: ImageDataModule = section.checked("data", job.allowed_targets).build("data")
     rows: Counter[str] = Counter()
     networks = []

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from string import Formatter
 from typing import Annotated, Any
 
 from annotated_types import Ge
@@ -57,6 +58,7 @@ class Checkpoint(ModelCheckpoint):
 
     def __init__(self, *, keep: Annotated[int, Ge(0)] = 0, **settings: Any) -> None:
         super().__init__(**settings)
+        list(Formatter().parse(self.filename or ""))  # a ValueError now, not at the first save
         if self.save_top_k not in (0, 1) and "{" not in (self.filename or "{"):
             raise InputError(
                 f"save_top_k={self.save_top_k} files cannot all be called {self.filename}; "

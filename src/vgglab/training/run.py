@@ -213,7 +213,12 @@ def _loggers(job: TrainConfig, resume_step: int | None) -> list[Logger]:
 
 
 def _callbacks(job: TrainConfig, start: Start | None) -> list[Callback]:
-    callbacks = [callback.build(f"callbacks.{name}") for name, callback in job.callbacks.items()]
+    callbacks = []
+    for name, callback in job.callbacks.items():
+        try:
+            callbacks.append(callback.build(f"callbacks.{name}"))
+        except MisconfigurationException as error:
+            raise InputError(f"callbacks.{name}: {error}") from error
     averages = any(isinstance(callback, WeightAveraging) for callback in callbacks)
     if start is not None and start.averages != averages:
         with_or_without = "with" if start.averages else "without"
