@@ -40,6 +40,7 @@ class Server:
         self.files: dict[str, bytes] = {}
         self.ranges: list[str | None] = []
         self.honours_range = True
+        self.tells_length = True
         self.cut_after: list[int] = []
         """Bytes after which the next answers break off."""
         outer = self
@@ -70,7 +71,8 @@ class Server:
         request.send_response(206 if start else 200)
         if start:
             request.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        request.send_header("Content-Length", str(len(data) - start))
+        if self.tells_length:
+            request.send_header("Content-Length", str(len(data) - start))
         request.end_headers()
         body = data[start:]
         request.wfile.write(body[: self.cut_after.pop(0)] if self.cut_after else body)

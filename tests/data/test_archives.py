@@ -3,6 +3,8 @@
 import gzip
 import io
 import os
+import shutil
+import subprocess
 import tarfile
 
 import pytest
@@ -48,6 +50,38 @@ def test_plain_files_and_folders_are_unpacked(tmp_path, mode):
     assert unpack(path, tmp_path / "out") == 2
     assert (tmp_path / "out/d/x").read_bytes() == b"data"
     assert (tmp_path / "out/y").read_bytes() == b"why"
+
+
+def long_name(form):
+    """A member of more bytes than a header may have, behind an extension."""
+    member = tarfile.TarInfo("n" * 120)
+    member.mtime, member.size = 1.5, 20_000
+    extended = member.tobuf(form, "utf-8", "strict")
+    assert len(extended) >= 3 * tarfile.BLOCKSIZE
+    return extended + DATA[:20_000].ljust(40 * tarfile.BLOCKSIZE, b"\0")
+
+
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_members_behind_extensions_may_be_large(tmp_path, form):
+    (tmp_path / "a.tar").write_bytes(long_name(form) + FILE + END)
+    assert unpack(tmp_path / "a.tar", tmp_path / "out", max_members=2) == 2
+    assert (tmp_path / "out" / ("n" * 120)).read_bytes() == DATA[:20_000]
+    with pytest.raises(InputError, match="more than 19,000 bytes"):
+        unpack(tmp_path / "a.tar", tmp_path / "out2", max_bytes=19_000)
+
+
+@pytest.mark.skipif(not shutil.which("tar"), reason="no tar program")
+@pytest.mark.parametrize("form", ["pax", "gnu", "ustar"])
+def test_what_the_tar_program_writes_is_unpacked(tmp_path, form):
+    folder = tmp_path / ("d" * 70)
+    folder.mkdir()
+    for name in ("a" * 60, "b"):
+        (folder / name).write_bytes(DATA[:20_000])
+    command = ["tar", f"--format={form}", "-cf", tmp_path / "a.tar", "-C", tmp_path, folder.name]
+    subprocess.run(command, check=True)
+    assert unpack(tmp_path / "a.tar", tmp_path / "out") == 2
+    for path in folder.iterdir():
+        assert (tmp_path / "out" / folder.name / path.name).read_bytes() == DATA[:20_000]
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,21 @@ def test_a_mirror_that_offers_another_size_is_not_read(server, target):
     assert not target.with_name("file.bin.part").exists()
 
 
+@pytest.mark.parametrize("size", [10, 600_000])
+def test_a_server_that_sends_on_is_left(server, target, size):
+    server.tells_length = False
+    with pytest.raises(InputError, match=f"sends more than {size:,} bytes"):
+        download([server.url("good.bin")], target, checksum=SHA256, size=size)
+    part = target.with_name("file.bin.part")
+    assert part.stat().st_size <= size
+
+
+def test_a_server_that_does_not_tell_the_length_is_read(server, target):
+    server.tells_length = False
+    download([server.url("good.bin")], target, checksum=SHA256, size=len(DATA))
+    assert target.read_bytes() == DATA
+
+
 def test_when_all_fail_one_line_says_what_to_do(server, target):
     urls = [server.url("missing.bin"), server.url("bad.bin"), "file:///etc/passwd"]
     with pytest.raises(InputError) as caught:

@@ -60,9 +60,9 @@ def test_imagenette_is_downloaded_and_unpacked_once(ten_classes, server, tmp_pat
     archive = tmp_path / "packed.tgz"
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(ten_classes, arcname="imagenette2-160")
-    server.files["mirror/imagenette2-160.tgz"] = archive.read_bytes()
-    checksum = "md5:" + hashlib.md5(archive.read_bytes()).hexdigest()
-    monkeypatch.setitem(imagenette_module._ARCHIVES, "160px", ("imagenette2-160", checksum))
+    packed = server.files["mirror/imagenette2-160.tgz"] = archive.read_bytes()
+    entry = ("imagenette2-160", "md5:" + hashlib.md5(packed).hexdigest(), len(packed))
+    monkeypatch.setitem(imagenette_module._ARCHIVES, "160px", entry)
     root = tmp_path / "data"
     for _ in range(2):
         data = Imagenette(

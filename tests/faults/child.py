@@ -24,9 +24,7 @@ if os.environ.get("VGGLAB_FORKED_FROM_HERE"):
         importlib.import_module(name)
     importlib.import_module("torch").set_num_threads(1)
 
-# torch.save writes to a path in C++, where no one can interfere, unless the path is not ASCII: then
-# through Python's `open`.
-RUN = "läuft"
+RUN = "run"
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def compose_job(overrides: Sequence[str], path: Path) -> None:
 
     conf = Path(__file__).parents[2] / "conf"
     with initialize_config_dir(str(conf), version_base="1.3"):
-        config = compose("train", overrides=[f"run_dir='{RUN}'", "name=test", *overrides])
+        config = compose("train", overrides=[f"run_dir={RUN}", "name=test", *overrides])
     path.write_bytes(pickle.dumps(parse(config, TrainConfig)))
 
 
@@ -104,7 +102,9 @@ def _keep_final_state(path: Path) -> None:
         assert self.lightning_module is not None
         state = {"weights": self.lightning_module.state_dict(), "optimizers": optimizers}
         if steps:
-            torch.save(state, path)
+            unfinished = path.with_suffix(".tmp")
+            torch.save(state, unfinished)
+            unfinished.replace(path)
 
     register_optimizer_step_post_hook(lambda *step: steps.append(step))
     Trainer.fit = fit_and_keep  # type: ignore[method-assign]

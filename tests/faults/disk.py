@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import threading
 from collections import Counter
@@ -112,6 +113,7 @@ class Disk:
             self._patch(os, name, self._unlink)
         for module in (io, builtins):
             self._patch(module, "open", self._open)
+        shutil._USE_CP_SENDFILE = False  # type: ignore[attr-defined]  # copies pass here too
 
     def _patch(self, module: Any, name: str, function: Callable[..., Any]) -> None:
         setattr(module, name, function)
@@ -171,7 +173,7 @@ class Disk:
             )
         if buffering == 0:
             return raw
-        buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)  # type: ignore[type-var]
+        buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
         if "b" in mode:
             return buffered
         text = {name: kw[name] for name in ("encoding", "errors", "newline") if name in kw}
@@ -179,7 +181,7 @@ class Disk:
 
     def _os_open(self, path: Any, flags: int, *args: Any, **kw: Any) -> int:
         inside = self._inside(path, kw.get("dir_fd")) if flags & os.O_CREAT else None
-        act = partial(self.real["open"], path, flags, *args, **kw)
+        act: partial[int] = partial(self.real["open"], path, flags, *args, **kw)
         if inside is None:
             return act()
         with self.lock:

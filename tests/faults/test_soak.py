@@ -1,6 +1,6 @@
 """Issue 4: long use leaves nothing behind, in memory, in /proc, in the run's folder.
 
-`pytest -n 0 -m faults tests/faults/test_soak.py` runs the full lengths and prints what it measured.
+`pytest -m faults tests/faults/test_soak.py` runs the full lengths and tells what it measured.
 """
 
 import atexit
@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +54,7 @@ class Length(NamedTuple):
     Short runs move more: the allocator fills up, and objects rise and fall within five epochs.
     """
 
-    count: int
+    number: int
     warm_up: int
     memory: float
     """KiB."""
@@ -98,9 +98,20 @@ def resident(pid: int | str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
 
+_OTHERS: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def _others() -> None:
+    """What earlier tests left running, such as the fork server of the kills."""
+    _OTHERS.clear()
+    _OTHERS.update(children())
+
+
 def children() -> list[int]:
     tasks = Path("/proc/self/task").iterdir()
-    return sorted(int(pid) for task in tasks for pid in (task / "children").read_text().split())
+    found = {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
+    return sorted(found - _OTHERS)
 
 
 def measure() -> dict[str, float]:
@@ -123,7 +134,7 @@ def measure() -> dict[str, float]:
         "warning filters": len(warnings.filters),
         "loggers": len(loggers),
         "log handlers": sum(len(getattr(logger, "handlers", [])) for logger in loggers),
-        "exit functions": atexit._ncallbacks(),  # type: ignore[attr-defined]
+        "exit functions": atexit._ncallbacks(),
         "variables": len(os.environ),
     }
 
@@ -167,16 +178,21 @@ class Watch(Callback):
 
 
 @pytest.fixture
-def show(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Iterator[Series]:
-    """Prints the growth of what is put into it."""
-    series: Series = {}
-    yield series
-    if "faults" in request.keywords and series:
-        with capsys.disabled():
-            print(f"\n{request.node.name}: first, last, median slope")
-            for name, values in series.items():
-                ends = f"{values[0]:>12,.0f} {values[-1]:>12,.0f}"
-                print(f"  {name:<24} {ends} {theilslopes(values).slope:>10,.2f}")
+def show(
+    request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
+) -> Callable[[Series], None]:
+    """Tells at the end of the tests how much it grew at full length."""
+
+    def shown(series: Series) -> None:
+        if "faults" not in request.keywords:
+            return
+        lines = ["first, last, median slope"]
+        for name, values in series.items():
+            ends = f"{values[0]:>12,.0f} {values[-1]:>12,.0f}"
+            lines.append(f"  {name:<24} {ends} {theilslopes(values).slope:>10,.2f}")
+        record_property("measured", "\n".join(lines))
+
+    return shown
 
 
 def job(composed: Compose, run_dir: Path, *overrides: str) -> TrainConfig:
@@ -193,7 +209,7 @@ def epochs(
     watch = Watch(folder, leak)
     original = run_module._callbacks
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "_callbacks", lambda job: [*original(job), watch])
+        patch.setattr(run_module, "_callbacks", lambda *given: [*original(*given), watch])
         train(job(composed, folder, f"trainer.max_epochs={count}"))
     return watch.series
 
@@ -210,10 +226,10 @@ def test_nothing_grows_with_the_epochs(
     composed: Compose,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    show: Series,
+    show: Callable[[Series], None],
 ) -> None:
-    series = epochs(composed, tmp_path, length.count, monkeypatch)
-    show |= {name: values[length.warm_up :] for name, values in series.items()}
+    series = epochs(composed, tmp_path, length.number, monkeypatch)
+    show({name: values[length.warm_up :] for name, values in series.items()})
     assert sum(name.startswith("resident KiB of ") for name in series) == 4
     assert excess(series, length) == {}
 
@@ -242,7 +258,7 @@ def test_what_grows_with_the_epochs_is_found(
     monkeypatch.setattr(BatchView, "__getitem__", leaking)
     try:
         found = excess(
-            epochs(composed, tmp_path, SHORT_EPOCHS.count, monkeypatch, leak), SHORT_EPOCHS
+            epochs(composed, tmp_path, SHORT_EPOCHS.number, monkeypatch, leak), SHORT_EPOCHS
         )
     finally:
         end.set()
@@ -251,7 +267,9 @@ def test_what_grows_with_the_epochs_is_found(
 
 
 @pytest.fixture
-def cycle(request: pytest.FixtureRequest, composed: Compose, tmp_path: Path) -> Callable[[], None]:
+def cycle(
+    request: pytest.FixtureRequest, composed: Compose, tmp_path: Path
+) -> Callable[[], object]:
     """One use of what the test is about; training writes into a new folder each time."""
     # Enough images that a data module which stays is seen.
     data = ("data.train_size=500", "trainer.limit_train_batches=4", "trainer.max_epochs=2")
@@ -266,13 +284,13 @@ def cycle(request: pytest.FixtureRequest, composed: Compose, tmp_path: Path) -> 
     checkpoint = f"checkpoint={tmp_path}/run0/checkpoints/best.ckpt"
     if request.param == "evaluate":
         config = composed("evaluate", checkpoint, "protocol=dense", run_dir=tmp_path / "evaluation")
-        return lambda: evaluate(parse(config, EvaluateConfig)) and None
+        return lambda: evaluate(parse(config, EvaluateConfig))
     Image.new("RGB", (32, 32)).save(tmp_path / "image.png")
     config = composed("predict", checkpoint, f"images={tmp_path}/image.png")
     return lambda: predict(parse(config, PredictConfig))
 
 
-def cycles(cycle: Callable[[], None], count: int) -> Series:
+def cycles(cycle: Callable[[], object], count: int) -> Series:
     series: Series = {}
     for _ in range(count):
         cycle()
@@ -280,40 +298,44 @@ def cycles(cycle: Callable[[], None], count: int) -> Series:
     return series
 
 
-@pytest.mark.parametrize("cycle", ["train", "evaluate", "predict"], indirect=True)
 @pytest.mark.parametrize(
-    "length",
+    ("cycle", "length"),
     [
-        pytest.param(FULL_CYCLES, marks=pytest.mark.faults, id="full"),
-        pytest.param(SHORT_CYCLES, marks=pytest.mark.slow, id="short"),
+        *[
+            pytest.param(use, FULL_CYCLES, marks=pytest.mark.faults, id=f"{use}-full")
+            for use in ("train", "evaluate", "predict")
+        ],
+        pytest.param("train", SHORT_CYCLES, marks=pytest.mark.slow, id="train-short"),
     ],
+    indirect=["cycle"],
 )
 def test_nothing_grows_with_the_cycles(
-    length: Length, cycle: Callable[[], None], show: Series
+    length: Length, cycle: Callable[[], object], show: Callable[[Series], None]
 ) -> None:
     before = handlers()
-    series = cycles(cycle, length.count)
-    show |= {name: values[length.warm_up :] for name, values in series.items()}
+    series = cycles(cycle, length.number)
+    show({name: values[length.warm_up :] for name, values in series.items()})
     assert excess(series, length) == {}
     assert handlers() == before
     assert children() == []
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("cycle", ["train"], indirect=True)
 def test_what_grows_with_the_cycles_is_found(
-    cycle: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    cycle: Callable[[], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each cycle leaves its trainer."""
     kept: list[Any] = []
     original = run_module._trainer
+
+    def keeping(*arguments: Any) -> Any:
+        kept.append(original(*arguments))
+        return kept[-1]
+
     with monkeypatch.context() as patch:
-        patch.setattr(
-            run_module,
-            "_trainer",
-            lambda *arguments: kept.append(original(*arguments)) or kept[-1],
-        )
-        found = excess(cycles(cycle, SHORT_CYCLES.count), SHORT_CYCLES)
+        patch.setattr(run_module, "_trainer", keeping)
+        found = excess(cycles(cycle, SHORT_CYCLES.number), SHORT_CYCLES)
     assert {"resident KiB", "objects"} <= found.keys()
 
 
@@ -340,24 +362,14 @@ def test_no_process_stays_when_a_run_fails(
     assert handlers() == before
 
 
-ALWAYS = [(signal.SIGKILL, "cpu")]
-LONGER = [
-    (number, accelerator)
-    for accelerator in ("cpu", "ddp_cpu")
-    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-    if (number, accelerator) not in ALWAYS
-]
-
-
-@pytest.mark.parametrize(
-    ("number", "accelerator"),
-    [
-        *[pytest.param(*case, marks=pytest.mark.slow) for case in ALWAYS],
-        *[pytest.param(*case, marks=pytest.mark.faults) for case in LONGER],
-    ],
-)
+@pytest.mark.faults
+@pytest.mark.parametrize("accelerator", ["cpu", "ddp_cpu"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_no_process_stays_after_a_signal(
-    number: signal.Signals, accelerator: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    number: signal.Signals,
+    accelerator: str,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     run = LaunchedRun((*BUSY, f"accelerator={accelerator}", "trainer.max_epochs=10000"), tmp_path)
     # A test run in the background ignores it, and so would what it starts.
@@ -375,8 +387,7 @@ def test_no_process_stays_after_a_signal(
     finally:
         run.kill()
         signal.signal(signal.SIGINT, interrupt)
-    with capsys.disabled():
-        print(f"\n{number.name}, {accelerator}: all processes gone after {seconds:.1f} s")
+    record_property("measured", f"{number.name}: all processes gone after {seconds:.1f} s")
     expected = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 128 + signal.SIGTERM}
     assert code == expected.get(number, code)
     assert code != 0

@@ -38,6 +38,12 @@ def _states() -> list[dict[str, object]]:
     ]
 
 
+def _new_state() -> dict[str, object]:
+    """What torch cannot read in the old form."""
+    tensors = {name: torch.ones(4).to(getattr(torch, name)) for name in ("uint16", "float8_e5m2")}
+    return {"state_dict": tensors, "plain": [torch.int8, torch.device("cpu"), 1j]}
+
+
 def _instructions(data: bytes) -> Parts:
     """All pickles that stand at the beginning, and what is left."""
     stream, places = io.BytesIO(data), [0]
@@ -142,7 +148,7 @@ _GLOBALS = """
     torch._utils._rebuild_tensor torch._utils._rebuild_tensor_v2 torch._utils._rebuild_tensor_v3
     torch._utils._rebuild_parameter torch._utils._rebuild_qtensor torch.serialization._get_layout
     torch._utils._rebuild_sparse_tensor torch._utils._rebuild_meta_tensor_no_storage
-    torch._tensor._rebuild_from_type_v2 torch._utils._rebuild_wrapper_subclass
+    torch._tensor._rebuild_from_type_v2 torch._utils._rebuild_wrapper_subclass builtins.complex
 """.split()  # noqa: SIM905 - a list of words is longer
 _HOSTILE_PICKLES = [
     *map(reference, _GLOBALS),
@@ -189,7 +195,7 @@ _HOSTILE_FILES = [
 ]
 _ZIP = Form(
     "w.pth",
-    [_zip_parts(state) for state in _states()],
+    [_zip_parts(state) for state in [*_states(), _new_state()]],
     _zip_join,
     [*(b"\n" + part for part in _HOSTILE_PICKLES), *_HOSTILE_FILES],
 )

@@ -50,16 +50,17 @@ class Example(NamedTuple):
 
 @st.composite
 def files(draw: st.DrawFn, forms: Mapping[str, Form]) -> Example:
-    """Spoilt parts, spoilt bytes, both, or noise."""
+    """Spoilt parts, spoilt bytes, both, or noise; half have one change at most."""
     form_name = draw(st.sampled_from(sorted(forms)))
     form = forms[form_name]
     if draw(st.integers(0, 19)) == 0:
         return Example("noise", form.name, draw(st.binary(max_size=400)))
     parts = list(draw(st.sampled_from(form.seeds)))
-    for step in draw(st.lists(_steps(PART_KINDS), max_size=4)):
+    most_parts, most_bytes = draw(st.sampled_from([(0, 1), (1, 0), (4, 2), (4, 2)]))
+    for step in draw(st.lists(_steps(PART_KINDS), max_size=most_parts)):
         change_parts(parts, step, form.hostile)
     data = form.join(parts)
-    for step in draw(st.lists(_steps(BYTE_KINDS), max_size=2)):
+    for step in draw(st.lists(_steps(BYTE_KINDS), max_size=most_bytes)):
         data = change_bytes(data, step)
     return Example(form_name, form.name, data)
 

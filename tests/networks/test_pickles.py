@@ -4,6 +4,7 @@ import tarfile
 import zipfile
 from collections import Counter, OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from tests.fuzz.checkpoints import code, nest, number, reference, storage, tensor, text, zipped
@@ -33,10 +34,11 @@ def test_plain_content_comes_back_as_it_was(tmp_path, legacy):
         "plain": [None, True, 1, -(2**70), 0.5, "words \u00fc", (1, (2, ())), {3, 4}],
         "counter": Counter([3, 3, 5]),
         "size": torch.Size([2, 3]),
+        "names": [torch.float32, torch.device("cuda:1"), 1 + 2j],
     }
     torch.save(content, tmp_path / "w.pt", _use_new_zipfile_serialization=not legacy)
     read = load_plain(tmp_path / "w.pt")
-    for key in ("plain", "counter", "size"):
+    for key in ("plain", "counter", "size", "names"):
         assert read[key] == content[key]
     assert type(read["state"]) is OrderedDict
     assert read["state"]._metadata == state._metadata
@@ -45,6 +47,36 @@ def test_plain_content_comes_back_as_it_was(tmp_path, legacy):
     assert torch.equal(read["parameter"], content["parameter"])
     assert torch.equal(read["half"], content["half"])
     assert read["none"].shape == (0,)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint64", "float8_e4m3fn", "float8_e8m0fnu"])
+def test_new_kinds_of_numbers_come_back(tmp_path, dtype):
+    tensor = torch.arange(1, 9, dtype=torch.float32).to(getattr(torch, dtype))[2:]
+    torch.save({"w": tensor}, tmp_path / "w.pt")
+    read = load_plain(tmp_path / "w.pt")["w"]
+    assert read.dtype == tensor.dtype
+    assert torch.equal(read.view(torch.uint8), tensor.view(torch.uint8))
+    assert read.double().sum() == tensor.double().sum()
+
+
+@pytest.mark.parametrize("value", [np.float64(0.5), b"bytes", nn.Linear(1, 1), bytearray(b"x")])
+def test_what_is_not_plain_but_no_strangers_code_is_named_as_such(tmp_path, value):
+    torch.save({"w": value}, tmp_path / "w.pt")
+    with pytest.raises(RefusedError, match=r"it holds [\w.]+, which is not plain data; refused"):
+        load_plain(tmp_path / "w.pt")
+
+
+def test_functions_of_python_itself_are_strangers_code(tmp_path):
+    path = zipped(tmp_path / "w.pth", mapping(code(eval, "1")))
+    with pytest.raises(RefusedError, match=r"builtins\.eval, .*stranger's code"):
+        load_plain(path)
+
+
+def test_a_network_of_10_000_tensors_is_read(tmp_path):
+    one = torch.zeros(1)
+    state = {f"network.features.block{i}.convolution.weight": one[:] for i in range(10_000)}
+    torch.save(state, tmp_path / "w.pt")
+    assert len(load_plain(tmp_path / "w.pt")) == 10_000
 
 
 def test_forms_of_earlier_versions(tmp_path):

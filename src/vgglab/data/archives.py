@@ -81,8 +81,9 @@ class _Member(tarfile.TarInfo):
             stream.fence = outer
         if member.size < 0 or member.sparse is not None:
             raise tarfile.ReadError(f"member {member.name!r} is sparse or has a negative size")
-        stream.check(member.offset_data + member.size)
-        stream.members_left -= outer == stream.max_bytes
+        if outer == stream.max_bytes:  # not the header that follows an extension
+            stream.check(member.offset_data + member.size)
+            stream.members_left -= 1
         if stream.members_left < 0:
             raise InputError(f"{stream.name}: too many members: refused")
         return member

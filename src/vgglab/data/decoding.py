@@ -1,6 +1,7 @@
 """Image files to uint8 tensors: torchvision for JPEG (1.6 times as fast), Pillow for the others."""
 
 import io
+import re
 import stat
 import struct
 import warnings
@@ -22,8 +23,8 @@ IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 )
 
-# Against decompression bombs; where Pillow begins to warn. ImageNet's largest has 61 million.
-MAX_PIXELS = 89_478_485
+# Against decompression bombs: some 2 GB while it is decoded. ImageNet's largest has 61 million.
+MAX_PIXELS = 1 << 26
 _MAX_BYTES = 1 << 30  # of a file; 16-bit RGBA pixels without compression have 0.7 GB
 _MAX_SCANNED = 20 * MAX_PIXELS  # pixels times scans of a JPEG: seconds; encoders write 10 scans
 
@@ -31,7 +32,9 @@ _MAX_SCANNED = 20 * MAX_PIXELS  # pixels times scans of a JPEG: seconds; encoder
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
-_SCAN = b"\xff\xda"
+# With the only lengths that libjpeg takes, so that bytes behind the image (a motion photo's film)
+# hardly ever look like one.
+_SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 
 
 def decode(file: Path) -> Tensor:
@@ -90,6 +93,8 @@ def _explained(file: Path) -> Iterator[None]:
         raise InputError(f"{file}: no such file") from error
     except UnidentifiedImageError as error:
         raise InputError(f"{file}: not an image") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise InputError(f"{file}: more than {MAX_PIXELS:,} pixels; make it smaller") from error
     except Exception as error:  # Pillow's readers fed with noise raise anything
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(f"{file}: unreadable image ({reason})") from error
@@ -114,7 +119,8 @@ def _checked_size(file: Path, size: tuple[int, int]) -> tuple[int, int]:
     height, width = size
     if not 0 < height * width <= MAX_PIXELS:
         shown = f"{width:,} x {height:,}"
-        raise InputError(f"{file}: {shown} pixels; 1 to {MAX_PIXELS:,} are allowed")
+        advice = "; make it smaller" if height * width else ""
+        raise InputError(f"{file}: {shown} pixels; 1 to {MAX_PIXELS:,} are allowed{advice}")
     return size
 
 
@@ -123,7 +129,7 @@ def _check_jpeg(file: Path, data: bytes) -> None:
     if size is None:
         raise InputError(f"{file}: unreadable image (a broken JPEG header)")
     height, width = _checked_size(file, size)
-    if (scans := data.count(_SCAN)) * height * width > _MAX_SCANNED:
+    if (scans := len(_SCAN.findall(data))) * height * width > _MAX_SCANNED:
         raise InputError(
             f"{file}: {scans:,} scans of {width:,} x {height:,} pixels: a trap, refused"
         )
@@ -176,7 +182,8 @@ def _opened(file: Path, stream: IO[bytes]) -> Iterator[Image.Image]:
 def _decode_with_pillow(file: Path, data: bytes) -> Tensor:
     with _explained(file), _opened(file, io.BytesIO(data)) as opened:
         image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith("I;16"):
+        # Pillow gives the 9 to 16 bits of a PGM as 32, already scaled to 16.
+        if image.mode.startswith("I;16") or (opened.format, image.mode) == ("PPM", "I"):
             # Pillow's conversion to RGB would clip at 255.
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if image.mode in ("I", "F"):

@@ -31,7 +31,8 @@ def download(urls: Sequence[str], target: Path, *, checksum: str, size: int | No
         urls: http(s) addresses of the same bytes, tried in order.
         target: the file to make.
         checksum: `sha256:HEX` or `md5:HEX`.
-        size: bytes, where known; a mirror that offers another size is refused at once.
+        size: bytes, where known; a mirror that offers another size is refused at once, one that
+            sends more when it does.
 
     Raises:
         InputError: no mirror gave the right bytes, or the folder cannot be written.
@@ -135,6 +136,8 @@ def _fetch_once(url: str, part: Path, start: int, size: int | None) -> None:
             progress(part.stem, total, done=start) as advance,
         ):
             while block := response.read(_BLOCK):
+                if size is not None and file.tell() + len(block) > size:
+                    raise OSError(f"sends more than {size:,} bytes")
                 file.write(block)
                 advance(len(block))
     if total is not None and part.stat().st_size < total:

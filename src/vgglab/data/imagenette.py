@@ -16,11 +16,12 @@ from vgglab.errors import InputError
 
 Size = Literal["full", "320px", "160px"]
 
-# Folder, and the archive's checksum as in torchvision.datasets.Imagenette.
-_ARCHIVES: dict[Size, tuple[str, str]] = {
-    "full": ("imagenette2", "md5:fe2fc210e6bb7c5664d602c3cd71e612"),
-    "320px": ("imagenette2-320", "md5:3df6f0d01a2c9592104656642f5e78a3"),
-    "160px": ("imagenette2-160", "md5:e793b78cc4c9e9a4ccc0c1155377a412"),
+# Folder, and the archive's checksum as in torchvision.datasets.Imagenette and bytes as in
+# TensorFlow Datasets.
+_ARCHIVES: dict[Size, tuple[str, str, int]] = {
+    "full": ("imagenette2", "md5:fe2fc210e6bb7c5664d602c3cd71e612", 1_557_161_267),
+    "320px": ("imagenette2-320", "md5:3df6f0d01a2c9592104656642f5e78a3", 341_663_724),
+    "160px": ("imagenette2-160", "md5:e793b78cc4c9e9a4ccc0c1155377a412", 99_003_388),
 }
 _MAX_BYTES = 4 << 30  # unpacked; the full size has 1.5 GB
 _MAX_MEMBERS = 20_000  # 13,394 images
@@ -76,10 +77,10 @@ class Imagenette(ImageFolder):
         tree = self.tree
         if tree.is_dir():
             return
-        name, checksum = _ARCHIVES[self.size]
+        name, checksum, size = _ARCHIVES[self.size]
         archive = self.root / f"{name}.tgz"
         urls = [f"{mirror.rstrip('/')}/{archive.name}" for mirror in self.mirrors]
-        download(urls, archive, checksum=checksum)
+        download(urls, archive, checksum=checksum, size=size)
         with FileLock(f"{tree}.lock"):
             if not tree.is_dir():  # another node may have unpacked it meanwhile
                 _unpack(archive, tree)

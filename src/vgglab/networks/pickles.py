@@ -5,6 +5,7 @@ nested or shared tuples, and calls some functions that allocate what they are to
 pickle's instructions are followed first with nothing but sizes in place of the values.
 """
 
+import builtins
 import io
 import pickle
 import pickletools
@@ -23,16 +24,23 @@ from torch import Tensor, nn
 
 MAX_VALUES = 10_000_000  # each counted as often as it is used; a checkpoint has thousands
 MAX_DEPTH = 100
-MAX_BYTES = 1 << 22  # of a pickle; those of this project have some 10 KB
+MAX_BYTES = 1 << 21  # of a pickle; those of this project have some 10 KB, of 10,000 tensors 1.2 MB
 
 # How a file of before torch 1.6 begins: a magic number and a version.
 LEGACY = b"".join(pickle.dumps(number, 2) for number in (0x1950A86A20F9469CFC6C, 1001))
 
 _CONTAINERS = {"collections.OrderedDict", "collections.Counter", "builtins.set", "torch.Size"}
-_TENSORS = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter"}
+_TENSORS = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter"}
 _CALLED = _CONTAINERS | {f"torch._utils.{name}" for name in _TENSORS}
+_CALLED |= {"torch.device", "builtins.complex"}
 _PARAMETER = "torch.nn.parameter.Parameter"  # made by NEWOBJ in torchvision's oldest files
 _STORAGE = re.compile(r"torch\.([A-Z]\w*Storage|storage\.UntypedStorage)")
+# Not the quantised ones and those of less than a byte.
+_DTYPE = re.compile(
+    r"torch\.(bool|u?int(8|16|32|64)|bfloat16|float(16|32|64|8_\w+)|complex(32|64|128))"
+)
+_PLAIN = {dict, OrderedDict, Counter, list, tuple, set, torch.Size, str, bool, int, float, complex}
+_PLAIN |= {torch.dtype, torch.device, type(None)}
 
 _ATOMS = {"NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
 _ATOMS |= {"BINUNICODE", "SHORT_BINSTRING", "EMPTY_TUPLE"}
@@ -49,8 +57,8 @@ def load_plain(path: Path) -> Any:
     """What `torch.save` wrote, on the CPU. Large files are mapped, not read whole.
 
     Returns:
-        dict, OrderedDict, Counter, list, tuple, set, torch.Size, str, numbers and None, and dense
-        tensors that lie wholly in the file.
+        dict, OrderedDict, Counter, list, tuple, set, torch.Size, torch.dtype, torch.device, str,
+        numbers and None, and dense tensors that lie wholly in the file.
 
     Raises:
         RefusedError: the file holds something else, or it could exhaust the memory.
@@ -97,7 +105,6 @@ def _check_legacy(path: Path) -> None:
 
 
 def _check_content(content: object, most_bytes: int) -> None:
-    plain = (dict, OrderedDict, Counter, list, tuple, set, torch.Size, str, bool, int, float)
     storages: dict[int, int] = {}
     waiting = [content]
     while waiting:  # ends, because `check_pickle` has seen that no value holds itself
@@ -106,7 +113,7 @@ def _check_content(content: object, most_bytes: int) -> None:
             _check_tensor(value)
             storage = value.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
-        elif value is not None and (type(value) not in plain or not _only_items(value)):
+        elif type(value) not in _PLAIN or not _only_items(value):
             raise RefusedError(
                 f"it holds a {type(value).__name__}, not only tensors and plain data"
             )
@@ -168,6 +175,9 @@ def check_pickle(stream: IO[bytes]) -> None:
         follower.step(opcode.name, argument)
 
 
+_ATOM = _Value()
+
+
 class _Follower:
     def __init__(self) -> None:
         self.stack: list[_Value] = []
@@ -179,7 +189,7 @@ class _Follower:
     def step(self, name: str, argument: object) -> None:
         stack = self.stack
         if name in _ATOMS:
-            stack.append(_Value())
+            stack.append(_ATOM)
         elif name in _EMPTY:
             stack.append(_Value(growing=True))
         elif name in ("BINPUT", "LONG_BINPUT"):
@@ -249,8 +259,11 @@ def _allowed(argument: str) -> str:
     module, _, name = argument.partition(" ")
     module = "builtins" if module == "__builtin__" else module  # as Python 2 called it
     path = f"{module}.{name}"
-    if path in _CALLED | {_PARAMETER} or _STORAGE.fullmatch(path):
+    if path in _CALLED | {_PARAMETER} or _STORAGE.fullmatch(path) or _DTYPE.fullmatch(path):
         return path
-    raise RefusedError(
-        f"it holds {path}, not only tensors, and to load that could run a stranger's code; refused"
-    )
+    known = module.partition(".")[0] in ("torch", "numpy", "collections", "_codecs")
+    if known or (module == "builtins" and isinstance(getattr(builtins, name, None), type)):
+        why = "which is not plain data"
+    else:
+        why = "not only tensors, and to load that could run a stranger's code"
+    raise RefusedError(f"it holds {path}, {why}; refused")

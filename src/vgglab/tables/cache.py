@@ -16,7 +16,6 @@ from vgglab.errors import InputError
 from vgglab.files import replace_file
 
 _KEY = "posteriors"
-_BLOCK = 1 << 24  # bytes read at a time
 # Of a row's sum from 1: of float32 sums over a thousand classes and 50 crops far below.
 _TOLERANCE = 1e-3
 
@@ -55,15 +54,6 @@ class PosteriorCache:
             yield
         except OSError as error:
             raise InputError(f"cache={self.folder} cannot be written: {error}") from error
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def images_digest(images: ImageSet) -> str:

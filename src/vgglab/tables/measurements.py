@@ -24,10 +24,11 @@ from vgglab.evaluation.protocols import (
     smallest_scale,
 )
 from vgglab.evaluation.trained import IMAGENET_CLASSES, data_of, load_trained
+from vgglab.files import digest
 from vgglab.networks import VGG
 from vgglab.reporting.terminal import console
 from vgglab.tables import paper
-from vgglab.tables.cache import PosteriorCache, file_digest, images_digest
+from vgglab.tables.cache import PosteriorCache, images_digest
 
 Mode = Literal["dense", "multi_crop"]
 """The protocols of a single pass; from them the others follow."""
@@ -192,9 +193,9 @@ def open_measurements(job: PaperTablesConfig) -> Measurements:
         row = f"{label} {each.preprocessing.train_scale}"
         rows[row] += 1
         number = f" ({rows[row]})" if rows[row] > 1 else ""
-        digest = file_digest(Path(file))
+        path = Path(file)
         networks.append(
-            MeasuredNetwork(Path(file), digest, each.network, each.preprocessing, label + number)
+            MeasuredNetwork(path, digest(path), each.network, each.preprocessing, label + number)
         )
     _check_scales(networks, job.table)
     data.prepare_data()
