@@ -226,6 +226,17 @@ EXPERIMENTS: dict[str, tuple[str, Content]] = {
     "open": ("builtins.open", "callbacks: {mine: {_target_: builtins.open, file: a, mode: w}}"),
     "environment": ("NO_SUCH_VARIABLE", "name: ${oc.env:NO_SUCH_VARIABLE}"),
     "permission": ("allowed_targets", "allowed_targets: [os]\noptimizer: {_target_: os.system}"),
+    "source text": (
+        "torch.fx",
+        "model: {_target_: torch.fx.graph_module.reduce_graph_module, "
+        "import_block: \"open('escaped', 'w').close()\\n\", "
+        "body: {code: 'def forward(self): pass'}}",
+    ),
+    "before main": (
+        "hydra.callbacks",
+        "hydra: {callbacks: {x: {_target_: builtins.open, file: a, mode: w}}}",
+    ),
+    "aliases": ("mine.yaml | aliases", "name: &a mine\nrun_dir: *a"),
     "outside": ("hydra.run", "hydra: {run: {dir: /tmp/escaped}}"),
 }
 

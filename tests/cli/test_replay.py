@@ -32,7 +32,7 @@ def test_a_run_that_does_not_repeat_itself_exits_with_1(script: Script, tmp_path
     assert json.loads((tmp_path / "logs/again/replay.json").read_text())["same"] is False
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_two_processes_repeat_themselves(script: Script) -> None:
     tiny = (*TINY, "accelerator=ddp_cpu", "trainer.max_epochs=1", "hydra.run.dir=logs/mine")
     assert script("train", *tiny).returncode == 0

@@ -31,6 +31,10 @@ class Derived(Base):
         self.depth = depth
 
 
+def unannotated(num_classes=10):  # type: ignore[no-untyped-def]
+    return torch.nn.Linear(1, num_classes)
+
+
 HERE = f"{__name__}.Derived"
 
 
@@ -38,7 +42,11 @@ def derived(**arguments: Any) -> Component:
     return component(Network, HERE, **arguments).checked("model", [__name__])
 
 
-@given(depth=st.integers(), width=st.integers(1), ratio=st.floats(allow_nan=False))
+@given(
+    depth=st.integers(),
+    width=st.integers(1),
+    ratio=st.floats(allow_nan=False, allow_infinity=False),
+)
 def test_arguments_of_a_class_and_its_bases_arrive(depth: int, width: int, ratio: float) -> None:
     built = derived(depth=depth, width=width, ratio=ratio).build("model")
     assert (built.depth, built.width, built.ratio) == (depth, width, ratio)
@@ -106,8 +114,10 @@ def test_a_slot_takes_only_what_belongs_there(kind: type[Component], target: str
     ],
 )
 def test_not_all_that_fits_a_slot_is_called(kind: type[Component], target: str) -> None:
-    with pytest.raises(InputError, match="outside the modules"):
+    with pytest.raises(InputError, match="outside the modules") as caught:
         component(kind, target).checked("slot")
+    assert f"allowed_targets=[{target}]" in str(caught.value)
+    assert "torch.nn, torch.optim" not in str(caught.value)  # not all homes, in one line
 
 
 @pytest.mark.parametrize("target", ["torch.optim.SGDD", "vgglab.nowhere.Thing", "torch.", "torch"])
@@ -120,6 +130,11 @@ def test_a_function_counts_by_what_it_returns() -> None:
     network = component(Network, "vgglab.networks.build_vgg", name="A", width=0.02)
     built = network.checked("model").build("model", num_classes=3)
     assert built.num_classes == 3
+
+
+def test_a_function_that_does_not_say_what_it_returns_is_told_to() -> None:
+    with pytest.raises(InputError, match=r"annotate what it returns \(`-> torch\.nn\.Module`\)"):
+        component(Network, f"{__name__}.unannotated").checked("model", [__name__])
 
 
 def test_configured_arguments_win_over_supplied_ones_and_null_leaves_them() -> None:

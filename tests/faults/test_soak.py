@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot
@@ -73,15 +74,18 @@ def excess(series: Series, length: Length) -> dict[str, str]:
     """What grows more than it may after the warm-up, and how.
 
     The slope is Theil and Sen's, the median over all pairs of measurements: one step is no slope.
+    In all it has grown by what lies between the medians of the first and of the last quarter: a
+    checkpoint may be in writing at any one moment.
     """
     found = {}
     for name, values in series.items():
         kept = values[length.warm_up :]
-        slope, total = theilslopes(kept).slope, kept[-1] - kept[0]
+        slope, quarter = theilslopes(kept).slope, max(3, len(kept) // 4)
+        total = median(kept[-quarter:]) - median(kept[:quarter])
         if name in LINEAR:
             half = len(kept) // 2
-            first = kept[half] - kept[0]
-            grows = total - first > 1.1 * first * (len(kept) - 1 - half) / half
+            first, second = kept[half] - kept[0], kept[-1] - kept[half]
+            grows = second > 1.1 * first * (len(kept) - 1 - half) / half
         elif "KiB" in name or name == "objects":
             most = length.objects if name == "objects" else length.memory
             grows = slope > most or total > most * len(kept)

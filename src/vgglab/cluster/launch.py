@@ -23,7 +23,8 @@ def end_with_launcher() -> None:
     launcher = os.environ.get(_LAUNCHER)
     if os.environ.get("LOCAL_RANK", "0") == "0":
         os.environ[_LAUNCHER] = str(os.getpid())  # they inherit it
-    elif launcher == str(os.getppid()):  # and not what an earlier run left to torchrun
+    elif launcher is not None and "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun's are its own
+        # The launcher may be gone already: then the first look ends this process.
         Thread(target=_end_after, args=(int(launcher),), daemon=True).start()
 
 

@@ -119,7 +119,7 @@ class Component(BaseModel):
 
     def _locate(self, path: str, allowed_targets: Sequence[str]) -> Callable[..., Any]:
         allowed = (*ALLOWED_PACKAGES, *allowed_targets)
-        if not _is_inside(self.target, allowed):
+        if not is_inside(self.target, allowed):
             raise self._outside(path, f"the packages that may be called ({', '.join(allowed)})")
         try:
             target = pkgutil.resolve_name(self.target)
@@ -133,19 +133,21 @@ class Component(BaseModel):
             makes = _hints(target).get("return")
         wanted = pkgutil.resolve_name(self.slot)
         if not (inspect.isclass(makes) and issubclass(makes, wanted)):
+            remedy = "" if makes else f"; annotate what it returns (`-> {self.slot}`)"
             raise InputError(
-                f"{path}._target_={self.target} does not make a {self.slot}, which {path} must be"
+                f"{path}._target_={self.target} does not make a {self.slot}, "
+                f"which {path} must be{remedy}"
             )
 
     def _check_home(
         self, path: str, target: Callable[..., Any], allowed_targets: Sequence[str]
     ) -> None:
         allowed = (*ALLOWED_HOMES, *allowed_targets)
-        if self.target not in allowed_targets and not _is_inside(target.__module__, allowed):
+        if self.target not in allowed_targets and not is_inside(target.__module__, allowed):
             raise self._outside(
                 path,
-                f"the modules that may be called: it comes from {target.__module__}, "
-                f"and they are {', '.join(allowed)}",
+                f"the modules of {', '.join(ALLOWED_PACKAGES)} that may be called: "
+                f"it comes from {target.__module__}",
             )
 
     def _outside(self, path: str, of_what: str) -> InputError:
@@ -155,7 +157,8 @@ class Component(BaseModel):
         )
 
 
-def _is_inside(name: str, packages: Sequence[str]) -> bool:
+def is_inside(name: str, packages: Sequence[str]) -> bool:
+    """Whether a dotted name is one of the packages, or below one."""
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 

@@ -15,7 +15,7 @@ from vgglab.config import guard
 from vgglab.config.errors import explain
 from vgglab.errors import InputError
 
-_SWEEP = "multirun.yaml"  # Hydra writes it before the first job of a --multirun
+SWEEP = "multirun.yaml"  # Hydra writes it before the first job of a --multirun
 
 # Hydra users know this variable: with it they see the whole traceback. Read here, because
 # `readable_errors` must set it: Hydra otherwise prints errors its own way and exits with 1.
@@ -59,7 +59,7 @@ def _remove_if_empty(folder: Path) -> None:
     parents = [parent for parent in folder.parents if here in parent.parents]
     with suppress(OSError):
         for candidate in (folder, *parents):
-            if [path.name for path in candidate.iterdir()] == [_SWEEP]:
-                (candidate / _SWEEP).unlink()
+            if [path.name for path in candidate.iterdir()] == [SWEEP]:
+                (candidate / SWEEP).unlink()
             if candidate != here:
                 candidate.rmdir()

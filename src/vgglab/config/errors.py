@@ -74,6 +74,7 @@ def explain(error: BaseException) -> str | None:
 def _about_setting(error: OmegaConfBaseException) -> str:
     """Such as an interpolation to nowhere; OmegaConf names the setting in a line of its own."""
     message = _one_line(str(error).partition("\n")[0])
+    message = message.removeprefix("InputError raised while resolving interpolation: ")
     return f"{error.full_key}: {message}" if error.full_key else message
 
 

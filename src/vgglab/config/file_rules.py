@@ -7,8 +7,12 @@ from it. What `_target_` may name in our own sections, `vgglab.config.components
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from vgglab.errors import InputError
 
 # What a folder's name may be made of: nothing that brings another path in. (`last_part` is
 # scripts/replay.py's, the last part of a path.)
@@ -21,13 +25,39 @@ _WRITES_TO = re.compile(r".*(dir|path|file|name|version)")
 # Logging's other handlers write files or send to servers.
 _LOGGING_CLASSES = ("logging.StreamHandler", "logging.NullHandler", "logging.Formatter")
 _STREAMS = ("ext://sys.stderr", "ext://sys.stdout")
-_HYDRA_CALLBACKS = (
-    "hydra.experimental.callbacks.LogJobReturnCallback",
-    "hydra.experimental.callbacks.PickleJobInfoCallback",
+# These write to where the rules say; what else the command line allows by name is trusted.
+_OURS = (
+    "vgglab",
+    "lightning.pytorch.callbacks",
+    "lightning.pytorch.loggers.csv_logs",
+    "lightning.pytorch.loggers.tensorboard",
+    "lightning.pytorch.loggers.CSVLogger",
+    "lightning.pytorch.loggers.TensorBoardLogger",
 )
 _NEVER_SWEPT = ("hydra", "allowed_targets", "run_dir", "callbacks", "logger")
-# The texts that a scheduler takes as names; other texts of a launcher are commands and programs.
-_SCHEDULER_NAMES = ("partition", "qos", "account", "constraint", "name")
+# The texts that are names; other texts of a launcher or sweeper are commands, programs, addresses.
+_PLUGIN_NAMES = (
+    "partition",
+    "qos",
+    "account",
+    "constraint",
+    "name",
+    "prefer",
+    "backend",
+    "direction",
+    "study_name",
+)
+
+
+def refuse_aliases(path: str | Path, text: str) -> None:
+    """A few lines of YAML aliases may stand for more than memory holds.
+
+    Raises:
+        InputError: there is an alias.
+        yaml.YAMLError: this is no YAML.
+    """
+    if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+        raise InputError(f"{path} has YAML aliases; write out what they stand for")
 
 
 def for_the_command_line(content: dict[Any, Any], allowed_targets: Sequence[str]) -> Iterator[str]:
@@ -36,16 +66,13 @@ def for_the_command_line(content: dict[Any, Any], allowed_targets: Sequence[str]
     Args:
         content: the file's, interpolations as written: they can become anything.
         allowed_targets: those of the command line.
-
-    Raises:
-        InputError: a callback of Hydra's that is not one.
     """
     if content.get("allowed_targets", []) != []:
         yield "allowed_targets"
     if not _is_folder_below(content.get("run_dir", ".")):
         yield "run_dir"
     for group in ("callbacks", "logger"):
-        yield from (f"{group}{inner}" for inner in _writers(content.get(group)))
+        yield from (f"{group}{inner}" for inner in _writers(content.get(group), allowed_targets))
     section = content.get("hydra", {})
     if not isinstance(section, dict):
         yield "hydra"
@@ -55,22 +82,46 @@ def for_the_command_line(content: dict[Any, Any], allowed_targets: Sequence[str]
         yield from (f"hydra.{name}{inner}" for inner in rule(value, allowed_targets))
 
 
-def _writers(section: Any) -> Iterator[str]:
+def _writers(section: Any, allowed_targets: Sequence[str]) -> Iterator[str]:
     """Callbacks and loggers, in the run's folder."""
     if isinstance(section, str):
         yield ""
     for name, component in section.items() if isinstance(section, dict) else ():
         if isinstance(component, str):
             yield f".{name}"
-        for key, value in component.items() if isinstance(component, dict) else ():
+        if not isinstance(component, dict) or _is_trusted(component, allowed_targets):
+            continue
+        for key, value in component.items():
             writes_to = isinstance(value, str) and _WRITES_TO.fullmatch(str(key))
             if writes_to and not _is_folder_below(value):
                 yield f".{name}.{key}"
 
 
+def _is_trusted(component: dict[Any, Any], allowed_targets: Sequence[str]) -> bool:
+    from vgglab.config.components import is_inside  # lazily: --help does not need pydantic
+
+    target = str(component.get("_target_"))
+    return is_inside(target, allowed_targets) and not is_inside(target, _OURS)
+
+
 def _nothing(value: Any, allowed_targets: Sequence[str]) -> Iterator[str]:
-    """Such as job.env_set, job.env_copy, job.chdir, searchpath and overrides."""
+    """Such as callbacks, searchpath and overrides."""
     yield ""
+
+
+def _job(value: Any, allowed_targets: Sequence[str]) -> Iterator[str]:
+    """Not env_set, env_copy and such. The name, and what `config` joins the overrides with, may
+    be in the names of folders."""
+    for name, inner in value.items() if isinstance(value, dict) else [("", value)]:
+        plain = re.search(r"/|\.\.|\$\{", str(inner)) is None
+        named = name in ("name", "config") and plain
+        if not (named or (name == "chdir" and inner in (None, False))):
+            yield f".{name}" if name else ""
+
+
+def _verbose(value: Any, allowed_targets: Sequence[str]) -> Iterator[str]:
+    if "${" in str(value):
+        yield ""
 
 
 def _mode(value: Any, allowed_targets: Sequence[str]) -> Iterator[str]:
@@ -117,9 +168,10 @@ def _plugin(value: Any, allowed_targets: Sequence[str]) -> Iterator[str]:
     """Of a launcher or sweeper, which Hydra lets only plugins be: what is swept, numbers, names."""
     for name, inner in value.items() if isinstance(value, dict) else [("", value)]:
         if name == "params" and isinstance(inner, dict):
-            yield from (f".params.{key}" for key in inner if not _may_be_swept(str(key)))
+            swept = ((str(key), str(values)) for key, values in inner.items())
+            yield from (f".params.{key}" for key, values in swept if not _may_be_swept(key, values))
         elif isinstance(inner, str):
-            named = name in _SCHEDULER_NAMES and re.fullmatch(r"[\w.,:-]+", inner)
+            named = name in _PLUGIN_NAMES and re.fullmatch(r"[\w.,:|-]+", inner)
             target = name == "_target_" and re.fullmatch(
                 r"hydra(_plugins|\._internal)\.[\w.]+", inner
             )
@@ -129,22 +181,15 @@ def _plugin(value: Any, allowed_targets: Sequence[str]) -> Iterator[str]:
             yield f".{name}"
 
 
-def _may_be_swept(name: str) -> bool:
+def _may_be_swept(name: str, values: str) -> bool:
     """Hydra makes overrides of these names, as if the command line had given them."""
+    if setting := re.fullmatch(r"(callbacks|logger)\.\w+\.(\w+)", name):
+        return _WRITES_TO.fullmatch(setting[2]) is None
+    if name in ("callbacks", "logger"):  # which of the files in that group
+        return re.fullmatch(r"[\w\[\], -]+", values) is not None
     first = re.split(r"[./]", name.lstrip("+/"))[0]
     is_setting = re.fullmatch(r"\+{0,2}[\w./-]+", name) is not None
     return is_setting and first not in _NEVER_SWEPT
-
-
-def _callbacks(value: Any, allowed_targets: Sequence[str]) -> Iterator[str]:
-    from vgglab.config.schema import HydraCallback  # lazily: --help does not need pydantic
-
-    for name, inner in value.items() if isinstance(value, dict) else [("", value)]:
-        if not isinstance(inner, dict) or "_target_" not in inner or "${" in str(inner):
-            yield f".{name}"
-        else:
-            callback = HydraCallback.model_validate(inner)
-            callback.checked(f"hydra.callbacks.{name}", (*_HYDRA_CALLBACKS, *allowed_targets))
 
 
 _RULES: dict[str, Callable[[Any, Sequence[str]], Iterator[str]]] = {
@@ -156,5 +201,6 @@ _RULES: dict[str, Callable[[Any, Sequence[str]], Iterator[str]]] = {
     "hydra_logging": _logging,
     "launcher": _plugin,
     "sweeper": _plugin,
-    "callbacks": _callbacks,
+    "job": _job,
+    "verbose": _verbose,
 }

@@ -8,22 +8,30 @@ tests/config/test_guard.py runs the attacks with and without them, and fails if 
 import importlib
 import os
 import re
-from pathlib import PurePosixPath
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import hydra._internal.hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError  # type: ignore[import-untyped]
 
-from vgglab.config.file_rules import for_the_command_line
+from vgglab.config.file_rules import for_the_command_line, refuse_aliases
 from vgglab.errors import InputError
 
 # Sources that are installed code. All others hold files from somewhere.
 _TRUSTED = ("pkg://hydra.conf", "pkg://hydra_plugins.", "structured://")
-# Folders, and what tells the processes of a cluster apart.
+# The user's own defaults for this machine, ignored by git, in the folder of the scripts' own files.
+_CONF = Path(__file__).parents[3] / "conf"
+_LOCAL = "local/default"
+# Folders, and what a scheduler tells a job.
 _ENVIRONMENT = re.compile(
-    r"HOME|USER|TMPDIR|SCRATCH|\w+_(DIR|ROOT|PATH|HOME|DATA|SCRATCH)|SLURM_\w*(ID|NAME)"
+    r"HOME|HOSTNAME|PWD|USER|TE?MP|TMPDIR|CUDA_VISIBLE_DEVICES|WORLD_SIZE|(LOCAL_)?RANK|JOBFS"
+    r"|\w*(DIR|ROOT|PATH|HOME|DATA|DATASETS|SCRATCH|WORK)|SLURM_(?!JWT)\w+|PBS_\w+"
 )
 
 
@@ -38,10 +46,26 @@ def install() -> None:
     OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
 
 
+class GuardedRepository(ConfigRepository):
+    """Hydra's files; one with YAML aliases is an InputError."""
+
+    def load_config(self, config_path: str) -> Any:
+        source = self._find_object_source(config_path, ObjectType.CONFIG)
+        if source is not None and source.scheme() == "file":
+            path = Path(source.path, source._normalize_file_name(config_path))
+            with suppress(OSError, UnicodeDecodeError, YAMLError):  # Hydra will say so
+                refuse_aliases(path, path.read_text(encoding="utf-8"))
+        return super().load_config(config_path)
+
+
 class GuardedLoader(ConfigLoaderImpl):
     """Hydra's loader; a file that says what only the command line may say is an InputError."""
 
     _allowed_targets: tuple[str, ...] = ()
+
+    def __init__(self, config_search_path: Any) -> None:
+        super().__init__(config_search_path)
+        self.repository = GuardedRepository(config_search_path)
 
     def load_configuration(
         self, config_name: str | None, overrides: list[str], *args: Any, **kwargs: Any
@@ -65,7 +89,7 @@ class GuardedLoader(ConfigLoaderImpl):
         if name.is_absolute() or ".." in name.parts:  # it would leave its source, and our trust
             raise InputError(f"{name}: a configuration file is named by its place within conf")
         loaded = super()._load_single_config(default, repo)
-        if not loaded.path.startswith(_TRUSTED):
+        if not (loaded.path.startswith(_TRUSTED) or _is_own(str(name), loaded.path)):
             self._check(str(name), loaded.config)
         return loaded
 
@@ -80,6 +104,11 @@ class GuardedLoader(ConfigLoaderImpl):
             )
 
 
+def _is_own(name: str, source: str) -> bool:
+    folder = Path(source.removeprefix("file://"))
+    return name.removesuffix(".yaml") == _LOCAL and folder.resolve() == _CONF.resolve()
+
+
 def _environment(name: str, *default: Any) -> Any:
     """`${oc.env:NAME}` and `${oc.env:NAME,default}`, of NAMEs that hold no secrets.
 
@@ -89,7 +118,7 @@ def _environment(name: str, *default: Any) -> Any:
     if not _ENVIRONMENT.fullmatch(name):
         raise InputError(
             f"${{oc.env:{name}}}: the configuration reads folders of the environment, such as HOME "
-            "and DATA_ROOT, and nothing else; give the value on the command line"
+            "and DATA_ROOT, and what a scheduler says; give the value on the command line"
         )
     if name in os.environ:
         return os.environ[name]

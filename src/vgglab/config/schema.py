@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
@@ -22,9 +23,11 @@ from pydantic import (
 )
 
 from vgglab.config.components import Component
+from vgglab.config.door import SWEEP
 from vgglab.config.errors import explain_validation
 from vgglab.config.secrets import without_secrets
 from vgglab.errors import InputError
+from vgglab.files import replace_file
 
 
 class Network(Component):
@@ -71,10 +74,6 @@ class Callback(Component):
 
 class Logger(Component):
     slot = "lightning.pytorch.loggers.Logger"
-
-
-class HydraCallback(Component):
-    slot = "hydra.experimental.callback.Callback"
 
 
 Device = Literal["auto", "cpu", "gpu", "mps"]
@@ -394,6 +393,9 @@ def parse(config: DictConfig, schema: type[JobT]) -> JobT:
     Raises:
         InputError: with the full name of the setting, what is wrong with it, and the choices.
     """
+    is_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if is_sweep:
+        _clean_sweep(Path(HydraConfig.get().runtime.cwd, HydraConfig.get().sweep.dir, SWEEP))
     settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     try:
         job = schema.model_validate(settings)
@@ -403,7 +405,7 @@ def parse(config: DictConfig, schema: type[JobT]) -> JobT:
         update={name: _checked(name, value, job.allowed_targets) for name, value in job}
     )
     job._composition = _composition(config)
-    job._is_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    job._is_sweep = is_sweep
     return job
 
 
@@ -423,6 +425,15 @@ def _composition(config: DictConfig) -> dict[str, str]:
         files["hydra.yaml"] = {"hydra": hydra}
         files["overrides.yaml"] = hydra.overrides.task
     return {name: _as_yaml(content) for name, content in files.items()}
+
+
+def _clean_sweep(path: Path) -> None:
+    """Hydra has written everything there."""
+    if path.is_file():
+        text = path.read_text(encoding="utf-8")
+        clean = _as_yaml(text)
+        if clean != text:
+            replace_file(path, clean.encode())
 
 
 def _as_yaml(content: Any) -> str:

@@ -8,6 +8,7 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vgglab.config.file_rules import refuse_aliases
 from vgglab.config.schema import TrainConfig, parse
 from vgglab.errors import InputError
 
@@ -69,9 +70,7 @@ def _text(path: Path) -> str:
 
 def _parsed(path: Path, text: str) -> DictConfig:
     try:
-        # Hydra writes none, and a few lines of them may stand for more than memory holds.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise InputError(f"{path} has YAML aliases, which no run writes")
+        refuse_aliases(path, text)
         config = OmegaConf.create(text)
     except (ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise InputError(f"cannot read {path}: {error}") from error
