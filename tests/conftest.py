@@ -14,6 +14,8 @@ from omegaconf import DictConfig
 # Tiny networks gain nothing from a second thread, and lose much to a busy neighbour.
 torch.set_num_threads(1)
 
+pytest_plugins = ["tests.faults.summary"]
+
 ROOT = Path(__file__).parents[1]
 
 # A network and images small enough that an epoch takes a fraction of a second.

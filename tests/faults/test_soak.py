@@ -188,7 +188,7 @@ def show(
     """Tells at the end of the tests how much it grew at full length."""
 
     def shown(series: Series) -> None:
-        if "faults" not in request.keywords:
+        if request.node.get_closest_marker("faults") is None:
             return
         lines = ["first, last, median slope"]
         for name, values in series.items():
