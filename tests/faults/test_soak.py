@@ -24,6 +24,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from PIL import Image
 from scipy.stats import theilslopes
+from torch.multiprocessing.reductions import shared_cache
 
 from tests.conftest import TINY, Compose
 from tests.faults.launched import LaunchedRun
@@ -32,6 +33,7 @@ from vgglab.data.images import Batch, BatchView
 from vgglab.evaluation.evaluate import evaluate
 from vgglab.evaluation.predict import predict
 from vgglab.training import run as run_module
+from vgglab.training.checkpointing import CheckpointWriter
 from vgglab.training.run import train
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -120,6 +122,7 @@ def children() -> list[int]:
 
 def measure() -> dict[str, float]:
     """What this process holds."""
+    shared_cache.free_dead_references()  # which torch itself does when there are 128
     gc.collect()
     # The allocator keeps what is freed, here also what earlier tests freed: a leak would fill that
     # first and be seen late.
@@ -161,6 +164,9 @@ class Watch(Callback):
         self.series: Series = {}
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        writer = trainer.strategy.checkpoint_io
+        assert isinstance(writer, CheckpointWriter)
+        writer.wait()  # or its copies count
         held = measure()
         if trainer.current_epoch == 0:
             return
