@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tests.faults.disk import Fault
-from tests.faults.forked import HANGS, ForkedRun, Reference
+from tests.faults.forked import PATIENCE, ForkedRun, Reference
 from tests.faults.launched import LaunchedRun
 from tests.faults.trials import Trial
 from tests.training.runs import assert_same, ending
@@ -121,7 +121,7 @@ def _lose_a_process(chance: random.Random, run: ForkedRun, moment: float) -> boo
         os.kill(run.processes[rank].pid, signal.SIGKILL)
     run.processes[victims[0]].join()
     # Before the processes have met, nobody tells one that the other is gone: here is no launcher.
-    run.wait(HANGS / 20)
+    run.wait(PATIENCE / 10)
     run.kill()
     return any(process.exitcode != 0 for process in run.processes)
 
