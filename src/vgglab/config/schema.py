@@ -90,11 +90,15 @@ class AcceleratorConfig(Section):
     """Where it runs (conf/accelerator)."""
 
     accelerator: Device = "auto"
-    strategy: Literal["auto", "ddp"] = "auto"
+    strategy: Literal["auto", "ddp", "fsdp", "hybrid"] = "auto"
     devices: PositiveInt | list[NonNegativeInt] | Literal["auto"] = 1
     num_nodes: PositiveInt = 1
     process_group_backend: Literal["nccl", "gloo"] | None = None
     sync_batchnorm: bool = False
+    gradient_compression: Literal["none", "bf16", "powersgd"] = "none"
+    powersgd_rank: PositiveInt = 4
+    tensor_parallel: PositiveInt | Literal["auto"] = "auto"
+    timeout_seconds: PositiveInt = 600
 
 
 class TrainerConfig(Section):
