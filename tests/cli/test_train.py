@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from tests.conftest import TINY, Script
+from tests.training.runs import history
 
 
 def runs(folder: Path) -> list[Path]:
@@ -98,13 +99,30 @@ def test_a_batch_that_cannot_be_divided_is_refused(script: Script, tmp_path: Pat
     assert not list(tmp_path.iterdir())
 
 
-def test_a_sweep_that_would_repeat_itself_is_refused(script: Script) -> None:
-    done = script("train", "--multirun", *TINY, "accelerator=ddp_cpu", "seed=0,1")
-    assert done.returncode == 2
-    assert "accelerator.devices=1" in done.stderr
-
-
 @pytest.mark.slow
+def test_a_sweep_of_several_processes_runs_each_job_once(script: Script, tmp_path: Path) -> None:
+    rates = ("optimizer.lr=0.01,0.02", "trainer.max_epochs=1")
+    done = script("train", "--multirun", *TINY, "accelerator=ddp_cpu", *rates)
+    assert done.returncode == 0, done.stderr
+    for number, rate in enumerate((0.01, 0.02)):
+        (run,) = tmp_path.glob(f"logs/train/none/*/{number}")
+        # Of one training: a second one in the same folder would have been refused.
+        assert [row["step"] for row in history(run) if row["train/loss"]] == list("123456")
+        config = yaml.safe_load((run / ".hydra" / "config.yaml").read_text())
+        assert config["optimizer"]["lr"] == rate
+        assert float(history(run)[0]["lr"]) == rate
+    assert len(list(tmp_path.glob("logs/train/*/*"))) == 1
+    assert done.stdout.count("8 = 2 x 4 on cpu") == 2
+
+
+def test_a_failed_job_of_several_processes_ends_its_sweep(script: Script) -> None:
+    bad = ("trainer.max_epochs=1", "callbacks.best_checkpoint.monitor=val/nothing")
+    done = script("train", "--multirun", *TINY, "accelerator=ddp_cpu", *bad, "seed=0,1")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "val/nothing" in line
+
+
 def test_a_sweep_runs_each_job_once(script: Script, tmp_path: Path) -> None:
     done = script("train", "--multirun", *TINY, "trainer.max_epochs=1", "optimizer.lr=0.01,0.02")
     assert done.returncode == 0, done.stderr

@@ -16,7 +16,7 @@ from tests.training.test_run import job, train_and_kill
 from vgglab.data.sampling import ShardedBatches
 from vgglab.errors import InputError
 from vgglab.training import finite
-from vgglab.training import run as run_module
+from vgglab.training import assembly
 from vgglab.training.bad_batch import replay_batch
 from vgglab.training.finite import NonFiniteError
 from vgglab.training.run import train
@@ -77,11 +77,11 @@ def _copied(value: Any) -> Any:
 @pytest.fixture
 def add(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Put callbacks before a run's own."""
-    original = run_module._callbacks
+    original = assembly._callbacks
 
     def add(*callbacks: Callback) -> None:
         monkeypatch.setattr(
-            run_module, "_callbacks", lambda *given: [*callbacks, *original(*given)]
+            assembly, "_callbacks", lambda *given: [*callbacks, *original(*given)]
         )
 
     return add
@@ -333,7 +333,7 @@ def test_under_loss_scaling_only_what_lasts_stops(
         plugins = [*settings.pop("plugins"), MixedPrecision("16-mixed", "cpu", scaler)]
         return Trainer(**{**settings, "accelerator": "cpu", "precision": None}, plugins=plugins)
 
-    monkeypatch.setattr(run_module, "Trainer", on_cpu)
+    monkeypatch.setattr(assembly, "Trainer", on_cpu)
     watch = Watch()
     lasting = tuple((1, batch) for batch in range(6))
     add(watch, Poison((0, 2), (0, 4), *lasting, parameter=parameter))

@@ -13,7 +13,7 @@ from vgglab.config.schema import EvaluateConfig, TrainConfig, parse
 from vgglab.errors import InputError
 from vgglab.evaluation.evaluate import evaluate
 from vgglab.evaluation.trained import load_trained
-from vgglab.training import run as run_module
+from vgglab.training import assembly
 from vgglab.training.run import train
 
 
@@ -44,9 +44,9 @@ class KillAt(Callback):
 
 
 def train_and_kill(killed_job: TrainConfig, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = run_module._callbacks
+    original = assembly._callbacks
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "_callbacks", lambda *given: [*original(*given), KillAt(step)])
+        patch.setattr(assembly, "_callbacks", lambda *given: [*original(*given), KillAt(step)])
         with pytest.raises(KilledError):
             train(killed_job)
 

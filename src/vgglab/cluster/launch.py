@@ -1,25 +1,32 @@
 """How the processes of a run are started."""
 
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 from threading import Thread
-from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from lightning import Trainer
-from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from vgglab.config.schema import AcceleratorConfig
-from vgglab.errors import InputError
+from vgglab.config.started import slurm_job
 
 _LAUNCHER = "VGGLAB_LAUNCHER"
+_SWEEP = "VGGLAB_SWEEP"
+_OF_THE_SWEEP = re.compile(r"\+*hydra[./](mode|sweep|launcher|sweeper|run)\b")
 
 
 def end_with_launcher() -> None:
-    """End the processes that Lightning starts when the one that starts them is killed.
+    """End the processes that Lightning or a sweep starts when the one that starts them is killed.
 
     Until they have met, nothing else tells them: they would wait for it for half an hour.
     """
+    if (sweep := os.environ.pop(_SWEEP, None)) is not None:
+        Thread(target=_end_after, args=(int(sweep),), daemon=True).start()
     launcher = os.environ.get(_LAUNCHER)
     if os.environ.get("LOCAL_RANK", "0") == "0":
         os.environ[_LAUNCHER] = str(os.getpid())  # they inherit it
@@ -34,45 +41,49 @@ def _end_after(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def strategy(accelerator: AcceleratorConfig) -> Strategy | str:
-    """How the processes of a run share their work."""
-    if accelerator.strategy == "auto":
-        return "auto"
-    return DDPStrategy(
-        process_group_backend=accelerator.process_group_backend,
-        gradient_as_bucket_view=True,  # saves one copy of the gradients
-    )
+def resume_setting(resume: str | None) -> str | None:
+    """`resume=`, which is `auto` by itself where a command comes again unasked: in a SLURM job,
+    and where torchrun has restarted its processes."""
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    comes_again = slurm_job() is not None or restarts != "0"
+    return "auto" if resume is None and comes_again else resume
 
 
-def hear_sigterm(trainer: Trainer) -> None:
-    """Take a collective out of Lightning's handler: it hangs where the signal meets another one.
-
-    Its training loop asks all processes before each batch whether one of them was told to stop.
-    """
-    connector = trainer._signal_connector
-
-    def told(signum: int, frame: Any) -> None:
-        launcher = trainer.strategy.launcher
-        if launcher is not None and not connector.received_sigterm:
-            launcher.kill(signum)
-        connector.received_sigterm = True
-
-    connector._sigterm_notifier_fn = told  # type: ignore[assignment,method-assign]
+def starts_processes(trainer: Trainer) -> bool:
+    """Whether Lightning itself is to start the other processes of this run."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    by_lightning = environment is not None and not environment.creates_processes_externally
+    return bool(trainer.world_size > 1 and by_lightning)
 
 
-def refuse_sweep_that_repeats_itself(is_sweep: bool, trainer: Trainer) -> None:
-    """Refuse `--multirun` where Lightning itself starts the other processes.
+def run_apart(run_dir: Path) -> None:
+    """Run this job of a sweep as a command of its own, and wait for it.
 
-    Each child repeats the whole command, and with it the sweep: ranks then train with different
-    hyper-parameters, with exit code 0 (lightning issues 11300 and 18175, hydra issue 2070).
+    The processes that Lightning starts repeat the command that started them. Were that the
+    `--multirun`, each would begin the sweep again, ranks would train with different
+    hyper-parameters, or wait for each other (lightning issues 11300 and 18175, hydra issue 2070).
 
     Raises:
-        InputError: with what works.
+        SystemExit: with the command's exit code, if it is not 0.
     """
-    environment = getattr(trainer.strategy, "cluster_environment", None)
-    starts_children = environment is not None and not environment.creates_processes_externally
-    if is_sweep and trainer.world_size > 1 and starts_children:
-        raise InputError(
-            "--multirun with several processes that Lightning starts would repeat the sweep in "
-            "each of them; sweep with accelerator.devices=1, or start each run by itself"
-        )
+    process = subprocess.Popen(_command(run_dir), env={**os.environ, _SWEEP: str(os.getpid())})
+    try:
+        code = process.wait()
+    except SIGTERMException:  # this process was told to stop
+        process.terminate()
+        process.wait()
+        raise
+    if code:
+        raise SystemExit(code if code > 0 else 128 - code)
+
+
+def _command(run_dir: Path) -> list[str]:
+    hydra = HydraConfig.get()
+    command = [sys.executable, os.path.abspath(sys.argv[0])]
+    command += ["--config-name", str(hydra.job.config_name)]
+    for source in hydra.runtime.config_sources:
+        if source.provider == "command-line":
+            command += ["--config-dir", source.path]
+    kept = (o for o in hydra.overrides.hydra if not _OF_THE_SWEEP.match(o))
+    own = (f"hydra.job.num={hydra.job.num}", f"hydra.run.dir='{run_dir}'")
+    return [*command, *hydra.overrides.task, *kept, *own]

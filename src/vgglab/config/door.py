@@ -3,6 +3,8 @@
 import argparse
 import os
 import sys
+import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +24,17 @@ SWEEP = "multirun.yaml"  # Hydra writes it before the first job of a --multirun
 FULL_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
+_FIRST_SPEAKS = 3.0  # seconds
+
+
+def process_rank() -> int:
+    """This process's number among those of its run, as torchrun, SLURM or Lightning gave it."""
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "SUBMITIT_LOCAL_GLOBALRANK"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 0
+
+
 @contextmanager
 def readable_errors() -> Iterator[None]:
     """Turn errors a person can mend into one line and exit code 2; bugs keep their traceback.
@@ -38,13 +51,21 @@ def readable_errors() -> Iterator[None]:
     except Exception as error:
         line = explain(error)
         if line is None or FULL_TRACEBACK:
+            if "SUBMITIT_EXECUTOR" in os.environ:
+                # Hydra would keep the exception as the job's result, and SLURM call it completed.
+                traceback.print_exc()
+                sys.exit(1)
             raise
         if HydraConfig.initialized() and not OmegaConf.is_missing(
             HydraConfig.get().runtime, "output_dir"
         ):
             _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"error: {line}", file=sys.stderr)
+        rank = process_rank()
+        if rank:
+            # What all processes found the first one says; whoever launched them then ends this one.
+            time.sleep(_FIRST_SPEAKS)
+            line = f"process {rank}: {line}"
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from vgglab.config import launching
 from vgglab.errors import InputError
 
 # What a folder's name may be made of: nothing that brings another path in. (`last_part` is
 # scripts/replay.py's, the last part of a path.)
 _IN_FOLDERS = re.compile(
-    r"\$\{(run_dir|now:[\w%:-]+|last_part:\$\{run\},\$\{batch\}"
+    r"\$\{(run_dir|started:|now:[\w%:-]+|last_part:\$\{run\},\$\{batch\}"
     r"|hydra[.:](runtime\.(output_dir|choices\.\w+)|job\.(num|name|id)))\}"
 )
 # Where Lightning's and our own callbacks and loggers write.
@@ -167,6 +168,8 @@ def _logging(value: Any, allowed_targets: Sequence[str]) -> Iterator[str]:
 def _plugin(value: Any, allowed_targets: Sequence[str]) -> Iterator[str]:
     """Of a launcher or sweeper, which Hydra lets only plugins be: what is swept, numbers, names."""
     for name, inner in value.items() if isinstance(value, dict) else [("", value)]:
+        if name in launching.SAID and inner == launching.SAID[name]:
+            continue
         if name == "params" and isinstance(inner, dict):
             swept = ((str(key), str(values)) for key, values in inner.items())
             yield from (f".params.{key}" for key, values in swept if not _may_be_swept(key, values))

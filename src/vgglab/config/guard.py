@@ -20,8 +20,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from vgglab.config import started
 from vgglab.config.file_rules import for_the_command_line, refuse_aliases
 from vgglab.errors import InputError
+
+# On import: a job that submitit has sent elsewhere unpickles the loader below, and no more.
+started.register()
 
 # Sources that are installed code. All others hold files from somewhere.
 _TRUSTED = ("pkg://hydra.conf", "pkg://hydra_plugins.", "structured://")

@@ -145,6 +145,7 @@ class Checkpoint(ModelCheckpoint):
         if stepped and not trainer.is_last_batch:
             self._within_epoch = True
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            self._save_before_the_end(trainer)
             self._within_epoch = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -155,6 +156,14 @@ class Checkpoint(ModelCheckpoint):
         if self._is_latest and not self._should_skip_saving_checkpoint(trainer):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
         super().on_train_epoch_end(trainer, pl_module)
+        self._save_before_the_end(trainer)
+
+    def _save_before_the_end(self, trainer: Trainer) -> None:
+        """Of a run that was told to stop (vgglab.cluster.preemption), where it stops."""
+        follows = self.monitor is None and self.save_top_k == 1 and not self.save_weights_only
+        stops = trainer.received_sigterm and follows
+        if stops and not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
 def _moved(path: str, folder: Path) -> str:

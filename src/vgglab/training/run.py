@@ -1,5 +1,6 @@
 """A training run from its configuration: build, fit, test, report."""
 
+import json
 import logging
 import os
 import time
@@ -7,41 +8,35 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from signal import SIGTERM
 from typing import Any
 
-import torch
-from lightning import Callback, Trainer, seed_everything
+from lightning import Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import SIGTERMException
-from torch import nn
+from lightning.pytorch.callbacks import ModelCheckpoint
 
-from vgglab.cluster.launch import (
-    end_with_launcher,
-    hear_sigterm,
-    refuse_sweep_that_repeats_itself,
-    strategy,
-)
+from vgglab.cluster.launch import end_with_launcher, resume_setting, run_apart, starts_processes
+from vgglab.cluster.preemption import Preemption
 from vgglab.config.door import FULL_TRACEBACK
 from vgglab.config.schema import TrainConfig, plain
 from vgglab.data import ImageDataModule
-from vgglab.data.sampling import per_device_batch_size
 from vgglab.errors import InputError
 from vgglab.files import alone_in, remove, remove_leftovers
-from vgglab.networks import load_weights
-from vgglab.networks.weights import misfits
 from vgglab.reporting.environment import open_run_folder, write_json
 from vgglab.reporting.history import read_history
 from vgglab.reporting.report import write_report
 from vgglab.reporting.summary import summarize
-from vgglab.reporting.tensorboard import boards, flatten
+from vgglab.reporting.tensorboard import boards
 from vgglab.reporting.terminal import console, print_result
-from vgglab.training.checkpointing import CheckpointWriter, Start, checkpoint_to_resume
-from vgglab.training.classifier import Classifier, horizon_of
+from vgglab.training.assembly import (
+    build_classifier,
+    build_data,
+    build_network,
+    build_trainer,
+    rehearse,
+)
+from vgglab.training.checkpointing import Start, checkpoint_to_resume
+from vgglab.training.classifier import Classifier
 from vgglab.training.finite import anomaly
-from vgglab.training.optim import parameter_groups
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +53,6 @@ _HYPERPARAMETERS = (
     "decay_norm_and_bias",
 )
 
-# What a resumed run may not change, and what of it may differ on another machine.
-_FIXED = ("model", "optimizer", "loss", "data", "seed", "decay_norm_and_bias")
-_FREE = ("data.root", "data.num_workers", "data.memory_limit_gib")
-
 
 def train(job: TrainConfig) -> dict[str, float]:
     """Fit, then test with the best checkpoint.
@@ -74,16 +65,24 @@ def train(job: TrainConfig) -> dict[str, float]:
     """
     _quiet()
     end_with_launcher()
+    with Preemption() as preemption:
+        return _train(job, preemption)
+
+
+def _train(job: TrainConfig, preemption: Preemption) -> dict[str, float]:
     run_dir = Path(job.run_dir)
-    start = checkpoint_to_resume(job.resume, run_dir / "checkpoints")
+    start = checkpoint_to_resume(resume_setting(job.resume), run_dir / "checkpoints")
     seed_everything(job.seed, verbose=False)
-    data = _data(job)
-    network = _network(job, data, start)
+    data = build_data(job)
+    network = build_network(job, data, start)
     summary = summarize(network, (data.preprocessing.channels, *data.preprocessing.size))
-    trainer = _trainer(job, start)
-    refuse_sweep_that_repeats_itself(job.is_sweep, trainer)
-    classifier = _classifier(job, data, network)
-    _rehearse(classifier, data, trainer)
+    trainer = build_trainer(job, start, preemption)
+    classifier = build_classifier(job, data, network)
+    rehearse(classifier, data, trainer)
+    if job.is_sweep and starts_processes(trainer):
+        run_apart(run_dir)
+        result: dict[str, float] = json.loads((run_dir / "metrics.json").read_text())
+        return result
     with _own_folder(job, start) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
             console.print(summary.table())
@@ -92,14 +91,9 @@ def train(job: TrainConfig) -> dict[str, float]:
                 source = job.model.arguments["init_from"]
                 console.print(f"layers from {source}: {', '.join(inherited)}")
         started = time.monotonic()
-        try:
-            _fit(trainer, classifier, data, start)
-            seconds = time.monotonic() - started
-            result = _test(trainer, classifier, data) if job.test else _validated(trainer, run_dir)
-        except SIGTERMException as error:  # Lightning's would leave with exit code 0
-            if trainer.is_global_zero:
-                log.warning("stopped by SIGTERM; resume=auto continues from the last checkpoint")
-            raise SystemExit(128 + SIGTERM) from error
+        _fit(trainer, classifier, data, start)
+        seconds = time.monotonic() - started
+        result = _test(trainer, classifier, data) if job.test else _validated(trainer, run_dir)
         if trainer.is_global_zero:
             _conclude(run_dir, job, trainer, result, seconds)
     return result
@@ -116,37 +110,11 @@ def _quiet() -> None:
         ".*isinstance.treespec, LeafSpec.*",  # of Lightning's own code
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*The dirpath has changed from .*",  # of a run that branches off another one
+        ".*`srun` command is available .*",  # outside of jobs
     ):
         warnings.filterwarnings("ignore", message)
     if not FULL_TRACEBACK:
         warnings.filterwarnings("ignore", ".*Error detected in .*")  # by trainer.detect_anomaly
-
-
-def _data(job: TrainConfig) -> ImageDataModule:
-    data: ImageDataModule = job.data.build("data")
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        # Before anything is written, so that a missing folder costs nothing; one process a node
-        # downloads, the others find the files when Lightning lets them continue.
-        data.prepare_data()
-        for stage in ("fit", "test") if job.test else ("fit",):
-            data.setup(stage)
-    return data
-
-
-def _network(job: TrainConfig, data: ImageDataModule, start: Start | None) -> nn.Module:
-    """The network as it begins: with weights, or of the shapes that a checkpoint will fill."""
-    model = job.model
-    if start is not None:
-        _refuse_another_configuration(job, start)
-        if model.accepts("init_from"):
-            model = model.with_arguments(init_from=None)  # the checkpoint brings all layers
-    network: nn.Module = model.build_for(len(data.classes), data.preprocessing.channels)
-    if start is None:
-        if job.weights is not None:
-            load_weights(network, job.weights)
-    elif problems := misfits(start.weights, network.state_dict()):
-        raise InputError(f"{start.path} does not fit the network: {problems}")
-    return network
 
 
 @contextmanager
@@ -170,111 +138,6 @@ def _own_folder(job: TrainConfig, start: Start | None) -> Iterator[None]:
         (run_dir / "metrics.json").unlink(missing_ok=True)  # it stands for a run that has ended
         open_run_folder(run_dir, job.composition)
         yield
-
-
-def _trainer(job: TrainConfig, start: Start | None) -> Trainer:
-    how = job.trainer.model_dump(exclude={"channels_last", "compile", "async_checkpoints"})
-    callbacks = _callbacks(job, start)
-    try:
-        trainer = Trainer(
-            **how,
-            accelerator=job.accelerator.accelerator,
-            devices=job.accelerator.devices,
-            num_nodes=job.accelerator.num_nodes,
-            sync_batchnorm=job.accelerator.sync_batchnorm,
-            strategy=strategy(job.accelerator),
-            logger=_loggers(job, None if start is None else start.step),
-            callbacks=callbacks,
-            enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
-            plugins=[CheckpointWriter(asynchronous=job.trainer.async_checkpoints)],
-            default_root_dir=job.run_dir,
-            use_distributed_sampler=False,  # ours shards already
-            enable_model_summary=False,  # torchinfo's is shown
-        )
-    except (MisconfigurationException, ValueError, TypeError) as error:
-        raise InputError(f"accelerator and trainer do not fit this machine: {error}") from error
-    # With max_steps Lightning would take a resumed epoch's end for its middle.
-    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
-    hear_sigterm(trainer)
-    if trainer.precision != job.trainer.precision:  # on a CPU Lightning makes bf16 of fp16
-        raise InputError(
-            f"trainer.precision={job.trainer.precision} cannot be had on this machine; "
-            f"{trainer.precision} can"
-        )
-    return trainer
-
-
-def _loggers(job: TrainConfig, resume_step: int | None) -> list[Logger]:
-    loggers = []
-    for name, logger in job.logger.items():
-        supplied = {"resume_step": resume_step} if logger.accepts("resume_step") else {}
-        loggers.append(logger.build(f"logger.{name}", **supplied))
-    return loggers
-
-
-def _callbacks(job: TrainConfig, start: Start | None) -> list[Callback]:
-    callbacks = []
-    for name, callback in job.callbacks.items():
-        try:
-            callbacks.append(callback.build(f"callbacks.{name}"))
-        except MisconfigurationException as error:
-            raise InputError(f"callbacks.{name}: {error}") from error
-    averages = any(isinstance(callback, WeightAveraging) for callback in callbacks)
-    if start is not None and start.averages != averages:
-        with_or_without = "with" if start.averages else "without"
-        raise InputError(
-            f"{start.path} was trained {with_or_without} a moving average of the weights "
-            "(callbacks=[default,ema]); a resumed run keeps it, and weights= starts a new one"
-        )
-    return callbacks
-
-
-def _classifier(job: TrainConfig, data: ImageDataModule, network: nn.Module) -> Classifier:
-    return Classifier(
-        network,
-        job.loss.build("loss"),
-        lambda groups: job.optimizer.build("optimizer", params=groups),
-        lambda optimizer, horizon: job.scheduler.build(
-            "scheduler", optimizer=optimizer, horizon=horizon
-        ),
-        num_classes=len(data.classes),
-        seed=job.seed,
-        decay_norm_and_bias=job.decay_norm_and_bias,
-        channels_last=job.trainer.channels_last,
-        compile=job.trainer.compile,
-        card={
-            "config": plain(job),
-            "classes": list(data.classes),
-            "preprocessing": data.preprocessing.to_dict(),
-        },
-    )
-
-
-def _rehearse(classifier: Classifier, data: ImageDataModule, trainer: Trainer) -> None:
-    """Make what Lightning makes only after the run's folder is written: refusals come now."""
-    per_device_batch_size(data.batch_size, trainer.world_size)
-    groups = parameter_groups(classifier.network, decay_norm_and_bias=True)
-    optimizer = classifier.make_optimizer(groups)
-    if data.sets:
-        horizon = horizon_of(trainer, len(data.train_dataloader()))
-        classifier.make_schedule(optimizer, horizon)
-    try:
-        classifier.loss(torch.zeros(2, len(data.classes)), torch.zeros(2, dtype=torch.int64))
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"loss: {error}") from error
-
-
-def _refuse_another_configuration(job: TrainConfig, start: Start) -> None:
-    """A checkpoint brings its weights and its optimiser's settings: others would be ignored."""
-    before, now = flatten(start.config), flatten(plain(job))
-    for name in sorted(before.keys() | now.keys()):
-        fixed = name.split(".")[0] in _FIXED and name not in _FREE
-        then, wanted = before.get(name), now.get(name)
-        if fixed and then != wanted:
-            raise InputError(
-                f"{start.path} was trained with {name}={then}, not {wanted}; a resumed run keeps "
-                "it, and weights= starts a new one"
-            )
 
 
 def _introduce(
