@@ -107,7 +107,7 @@ def test_a_sweep_of_several_processes_runs_each_job_once(script: Script, tmp_pat
     for number, rate in enumerate((0.01, 0.02)):
         (run,) = tmp_path.glob(f"logs/train/none/*/{number}")
         # Of one training: a second one in the same folder would have been refused.
-        assert [row["step"] for row in history(run) if row["train/loss"]] == list("123456")
+        assert [row["step"] for row in history(run) if row["train/loss"]] == list("012345")
         config = yaml.safe_load((run / ".hydra" / "config.yaml").read_text())
         assert config["optimizer"]["lr"] == rate
         assert float(history(run)[0]["lr"]) == rate

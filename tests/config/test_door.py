@@ -24,13 +24,30 @@ def test_bugs_pass_through() -> None:
         fail(ZeroDivisionError())
 
 
-def test_other_ranks_are_silent(
+@pytest.mark.parametrize("variable", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
+def test_other_processes_let_the_first_one_speak(
+    variable: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What only they found must be said by them; what all found ends them while they wait."""
+    waited: list[float] = []
+    monkeypatch.setattr(door.time, "sleep", waited.append)
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(SystemExit) as exited:
+        fail(InputError("not here"))
+    assert exited.value.code == 2
+    assert waited == [door._FIRST_SPEAKS]
+    assert capsys.readouterr().err == "error: process 1: not here\n"
+
+
+def test_in_a_submitted_job_a_bug_is_an_exit_code(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(SystemExit):
-        fail(InputError("once is enough"))
-    assert capsys.readouterr().err == ""
+    """Hydra would keep the exception, and SLURM call the job completed."""
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    with pytest.raises(SystemExit) as exited:
+        fail(ZeroDivisionError("bug"))
+    assert exited.value.code == 1
+    assert "ZeroDivisionError: bug" in capsys.readouterr().err
 
 
 def test_the_full_traceback_is_there_for_who_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -247,6 +247,8 @@ def test_ones_own_defaults_of_the_machine_may_say_more(
         ("hydra: {launcher: {+setup: [rm]}}", "hydra.launcher.+setup"),
         ('hydra: {launcher: {partition: "a\\nrm -r x"}}', "hydra.launcher.partition"),
         ("hydra: {launcher: {python: ./evil}}", "hydra.launcher.python"),
+        ("hydra: {launcher: {partition: '${asked:nodes}'}}", "hydra.launcher.partition"),
+        ("hydra: {launcher: {additional_parameters: {export: A=b}}}", "additional_parameters"),
         ("hydra: {sweeper: {params: '${data}'}}", "hydra.sweeper.params"),
         ("hydra: {sweeper: {params: {hydra.run.dir: /}}}", "params.hydra.run.dir"),
         ("hydra: {sweeper: {params: {+hydra/callbacks: x}}}", "params.+hydra/callbacks"),
@@ -297,7 +299,9 @@ def test_our_own_files_pass(stranger: Path, name: str) -> None:
     composed(stranger, "", name=name)
 
 
-@pytest.mark.parametrize("group", ["experiment", "callbacks", "logger", "debug", "sweep"])
+@pytest.mark.parametrize(
+    "group", ["experiment", "callbacks", "logger", "debug", "sweep", "hydra/launcher"]
+)
 def test_our_own_choices_pass(stranger: Path, group: str) -> None:
     for path in sorted((ROOT / "conf" / group).rglob("*.yaml")):
         choice = path.relative_to(ROOT / "conf" / group).with_suffix("")

@@ -21,10 +21,10 @@ SWEEP = "multirun.yaml"  # Hydra writes it before the first job of a --multirun
 
 # Hydra users know this variable: with it they see the whole traceback. Read here, because
 # `readable_errors` must set it: Hydra otherwise prints errors its own way and exits with 1.
-FULL_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
+_SET_BY_US = "VGGLAB_READABLE_ERRORS"  # which the processes that a run starts inherit
+FULL_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1" and _SET_BY_US not in os.environ
 
-
-_FIRST_SPEAKS = 3.0  # seconds
+_FIRST_SPEAKS = 10.0  # seconds
 
 
 def process_rank() -> int:
@@ -43,6 +43,8 @@ def readable_errors() -> Iterator[None]:
     comes later; there it also removes the run folder if nothing has been written into it.
     It also puts the guard against strangers' configuration files in place.
     """
+    if not FULL_TRACEBACK:
+        os.environ[_SET_BY_US] = "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
     guard.install()
     argparse.ArgumentParser.error = _refuse  # type: ignore[assignment,method-assign]

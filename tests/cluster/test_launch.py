@@ -1,0 +1,69 @@
+"""How commands come again, and how a sweep's jobs are run."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
+
+from tests.conftest import ROOT
+from vgglab.cluster import launch
+from vgglab.cluster.launch import resume_setting, run_apart
+
+
+@pytest.mark.parametrize("variable", ["SLURM_JOB_ID", "TORCHELASTIC_RESTART_COUNT"])
+def test_a_command_that_comes_again_continues(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(variable, raising=False)
+    assert resume_setting(None) is None
+    monkeypatch.setenv(variable, "1")
+    assert resume_setting(None) == "auto"
+    assert resume_setting("mine.ckpt") == "mine.ckpt"
+
+
+def test_the_first_start_by_torchrun_is_a_new_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert resume_setting(None) is None
+
+
+def test_a_sweeps_job_is_the_command_without_the_sweep(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By its own overrides; what Hydra was told of the sweep is left out, other settings stay."""
+    monkeypatch.setattr(sys, "argv", ["scripts/train.py", "--multirun", "seed=1,2"])
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose(
+            "train",
+            overrides=[
+                "seed=2",
+                "hydra/launcher=basic",
+                "hydra.sweep.dir=elsewhere",
+                "hydra.verbose=true",
+            ],
+            return_hydra_config=True,
+        )
+    source = {"path": str(tmp_path), "schema": "file", "provider": "command-line"}
+    with open_dict(config):
+        config.hydra.job.update(num=1, config_name="train")
+        config.hydra.runtime.config_sources = [source]
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
+    script, *arguments = launch._command(Path("logs/a=b/1"))[1:]
+    assert script == os.path.abspath("scripts/train.py")
+    assert arguments == [
+        *("--config-name", "train", "--config-dir", str(tmp_path)),
+        *("seed=2", "hydra.verbose=true", "hydra.job.num=1", "hydra.run.dir='logs/a=b/1'"),
+    ]
+
+
+@pytest.mark.parametrize(("code", "leaves"), [("exit 3", 3), ("kill -9 $$", 137)])
+def test_a_jobs_failure_is_the_sweeps(
+    code: str, leaves: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "_command", lambda run_dir: ["sh", "-c", code])
+    with pytest.raises(SystemExit) as left:
+        run_apart(Path())
+    assert left.value.code == leaves
