@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.conf import ConfigSourceInfo
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
@@ -46,7 +47,7 @@ def test_a_sweeps_job_is_the_command_without_the_sweep(
             ],
             return_hydra_config=True,
         )
-    source = {"path": str(tmp_path), "schema": "file", "provider": "command-line"}
+    source = ConfigSourceInfo(path=str(tmp_path), schema="file", provider="command-line")
     with open_dict(config):
         config.hydra.job.update(num=1, config_name="train")
         config.hydra.runtime.config_sources = [source]
