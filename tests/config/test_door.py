@@ -39,17 +39,6 @@ def test_other_processes_let_the_first_one_speak(
     assert capsys.readouterr().err == "error: process 1: not here\n"
 
 
-def test_in_a_submitted_job_a_bug_is_an_exit_code(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Hydra would keep the exception, and SLURM call the job completed."""
-    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    with pytest.raises(SystemExit) as exited:
-        fail(ZeroDivisionError("bug"))
-    assert exited.value.code == 1
-    assert "ZeroDivisionError: bug" in capsys.readouterr().err
-
-
 def test_the_full_traceback_is_there_for_who_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door, "FULL_TRACEBACK", True)
     with pytest.raises(InputError):

@@ -4,7 +4,6 @@ import argparse
 import os
 import sys
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -53,10 +52,6 @@ def readable_errors() -> Iterator[None]:
     except Exception as error:
         line = explain(error)
         if line is None or FULL_TRACEBACK:
-            if "SUBMITIT_EXECUTOR" in os.environ:
-                # Hydra would keep the exception as the job's result, and SLURM call it completed.
-                traceback.print_exc()
-                sys.exit(1)
             raise
         if HydraConfig.initialized() and not OmegaConf.is_missing(
             HydraConfig.get().runtime, "output_dir"

@@ -8,7 +8,7 @@ import re
 import traceback
 from collections.abc import Iterable
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from hydra.errors import (
     ConfigCompositionException,
@@ -146,7 +146,9 @@ def explain_validation(error: "ValidationError", schema: "type[BaseModel]") -> s
     if first["type"] == "extra_forbidden":
         section: Any = schema
         for part in path[:-1]:
-            section = section.model_fields[part].annotation
+            found = section.model_fields[part].annotation
+            # Of `Section | None` the section.
+            section = next((t for t in get_args(found) if hasattr(t, "model_fields")), found)
         where = ".".join(path[:-1]) or "the configuration"
         return f"{name}: no such setting in {where}; {did_you_mean(path[-1], section.model_fields)}"
     if first["type"] == "missing":
