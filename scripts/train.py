@@ -3,12 +3,13 @@
 import hydra
 from omegaconf import DictConfig
 
+from vgglab.cluster.submitit_tasks import as_task
 from vgglab.config.door import readable_errors
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(config: DictConfig) -> None:
-    with readable_errors():
+    with as_task(), readable_errors():
         from vgglab.config.schema import TrainConfig, parse
 
         job = parse(config, TrainConfig)

@@ -48,12 +48,13 @@ def test_callbacks_join_the_default_ones(choice: str, composed: Compose) -> None
 
 
 @pytest.mark.parametrize("model", choices("model"))
-@pytest.mark.parametrize("accelerator", ["cpu", "ddp_cpu", "ddp"])
+@pytest.mark.parametrize("accelerator", ["cpu", "ddp_cpu", "ddp_powersgd", "fsdp", "hybrid"])
 def test_accelerators_compose_with_models(model: str, accelerator: str, composed: Compose) -> None:
     overrides = (f"model={model}", f"accelerator={accelerator}", "trainer=deterministic")
     job = parse(composed("train", *overrides), TrainConfig)
     assert job.trainer.deterministic
-    assert job.accelerator.strategy == ("auto" if accelerator == "cpu" else "ddp")
+    kind = accelerator.partition("_")[0]
+    assert job.accelerator.strategy == ("auto" if kind == "cpu" else kind)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,9 @@ def test_accelerators_compose_with_models(model: str, accelerator: str, composed
         ("+accelerator.deviecs=2", r"accelerator\.deviecs: .* did you mean devices\?"),
         ("callbacks.progress.refresh_rate=often", r"callbacks\.progress\.refresh_rate='often'"),
         ("+scheduler.warmup=3", r"scheduler\.warmup: .* did you mean warmup_"),
+        ("accelerator.gradient_compression=bf16", "needs strategy=ddp, not auto"),
+        ("accelerator.tensor_parallel=2", "needs strategy=hybrid, not auto"),
+        ("accelerator.powersgd_start_step=1", "greater than or equal to 2"),
         ("scheduler.warmup_fraction=1.5", r"scheduler\.warmup_fraction=1\.5: .*less than 1"),
     ],
 )
@@ -80,6 +84,8 @@ def test_wrong_settings_are_named(override: str, message: str, composed: Compose
 def test_rules_about_several_settings(composed: Compose) -> None:
     with pytest.raises(InputError, match="bf16-mixed"):
         parse(composed("train", "accelerator=cpu", "trainer.precision=16-mixed"), TrainConfig)
+    with pytest.raises(InputError, match="sync_batchnorm=true needs GPUs"):
+        parse(composed("train", "accelerator=cpu", "accelerator.sync_batchnorm=true"), TrainConfig)
 
 
 def test_plain_holds_containers_alone_and_parses_back(composed: Compose) -> None:

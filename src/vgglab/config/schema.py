@@ -97,8 +97,24 @@ class AcceleratorConfig(Section):
     sync_batchnorm: bool = False
     gradient_compression: Literal["none", "bf16", "powersgd"] = "none"
     powersgd_rank: PositiveInt = 4
+    powersgd_start_step: Annotated[int, Field(ge=2)] = 1000  # DDP makes its buckets until then
     tensor_parallel: PositiveInt | Literal["auto"] = "auto"
     timeout_seconds: PositiveInt = 600
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "AcceleratorConfig":
+        if self.gradient_compression != "none" and self.strategy != "ddp":
+            raise ValueError(
+                f"gradient_compression={self.gradient_compression} needs strategy=ddp, not "
+                f"{self.strategy}"
+            )
+        if self.tensor_parallel != "auto" and self.strategy != "hybrid":
+            raise ValueError(
+                f"tensor_parallel={self.tensor_parallel} needs strategy=hybrid, not {self.strategy}"
+            )
+        if self.sync_batchnorm and self.accelerator in ("cpu", "mps"):
+            raise ValueError("sync_batchnorm=true needs GPUs: torch has no form for a CPU")
+        return self
 
 
 class TrainerConfig(Section):
@@ -361,6 +377,19 @@ class CompareStacksConfig(Job):
     format: Literal["table", "json"]
 
 
+class BenchmarkConfig(Job):
+    """conf/benchmark.yaml"""
+
+    target: Literal["processes"]
+    model: Network
+    processes: Annotated[int, Field(ge=2)]
+    batch_size: PositiveInt
+    size: PositiveInt
+    steps: PositiveInt
+    rounds: PositiveInt
+    format: Literal["table", "json"]
+
+
 class PrepareImagenetConfig(Job):
     """conf/prepare_imagenet.yaml"""
 
@@ -386,6 +415,60 @@ class ExportWeightsConfig(Job):
 
     checkpoint: str
     output: str
+
+
+class PlanConfig(TrainConfig):
+    """conf/plan.yaml: a training run, and where it is to be."""
+
+    hardware: dict[str, Any]
+    devices: PositiveInt | Annotated[list[PositiveInt], Field(min_length=1)] | None
+    num_nodes: PositiveInt | None
+    batch_size: Literal["auto"] | None
+    scaling: Literal["strong", "weak"]
+    images: PositiveInt | None
+    classes: Annotated[int, Field(ge=2)] | None
+    image_bytes: NonNegativeFloat | None
+    format: Literal["table", "json"]
+
+    @field_validator("devices", mode="before")
+    @classmethod
+    def _range_of_devices(cls, devices: Any) -> Any:
+        """The powers of two of a range such as `1..4096`."""
+        if isinstance(devices, str) and (ends := re.fullmatch(r"(\d{1,9})\.\.(\d{1,9})", devices)):
+            powers = [2**exponent for exponent in range(30)]
+            return [power for power in powers if int(ends[1]) <= power <= int(ends[2])]
+        return devices
+
+
+# What sbatch reads from the head of a script, a line each.
+_Name = Annotated[str, Field(pattern=r"^[\w.,:@/+-]+$")]
+_Line = Annotated[str, Field(pattern=r"^[^\n]+$")]
+
+
+class SlurmConfig(Section):
+    """What a cluster is asked for beside the devices of `accelerator`."""
+
+    partition: _Name | None
+    account: _Name | None
+    qos: _Name | None
+    time: str | None
+    warning_seconds: Annotated[int, Field(ge=1, le=65535)]  # SLURM takes no more
+    options: dict[_Name, bool | int | _Line] | None
+    setup: list[_Line]
+    command: _Line | None
+
+    @field_validator("time", mode="before")
+    @classmethod
+    def _is_a_time(cls, time: Any) -> Any:
+        if time is not None and not re.fullmatch(r"\d+|(\d+-)?\d+(:\d\d){1,2}|\d+-\d+", str(time)):
+            raise ValueError(f"{time}; give minutes, or as in 24:00:00 and 2-00:00:00")
+        return time if time is None else str(time)
+
+
+class SbatchConfig(TrainConfig):
+    """conf/sbatch.yaml: a training run, and the job that it is to be."""
+
+    slurm: SlurmConfig
 
 
 JobT = TypeVar("JobT", bound=Job)

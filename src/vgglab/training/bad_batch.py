@@ -15,7 +15,8 @@ from vgglab.evaluation.trained import load_trained
 from vgglab.files import replacing
 from vgglab.networks import VGG, layer_names
 from vgglab.networks.weights import PREFIX, read_checkpoint
-from vgglab.training.classifier import Classifier, seed_network
+from vgglab.training.classifier import seed_network
+from vgglab.training.optim import is_sharded, local_part
 
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 _DTYPE = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}
@@ -57,11 +58,14 @@ class BadBatch:
         return f"non-finite loss ({self.loss})"
 
 
-def write_bad_batch(path: Path, classifier: Classifier, bad: BadBatch) -> str:
+def write_bad_batch(
+    path: Path, card: dict[str, Any], state: dict[str, Tensor], bad: BadBatch
+) -> str:
     """Write a file that `load_trained` takes too; says where it is, or why it is not."""
-    state = classifier.network.state_dict()
+    if is_sharded(state.values()):
+        return "its batch could not be written: the weights lie in parts on several devices"
     content = {
-        "vgglab": classifier.card,
+        "vgglab": card,
         "state_dict": {PREFIX + name: value.cpu() for name, value in state.items()},
         "nonfinite": {**vars(bad), "images": bad.images.cpu(), "labels": bad.labels.cpu()},
     }
@@ -191,7 +195,7 @@ def _first_before_loss(bad: BadBatch, network: nn.Module, layers: dict[str, floa
 def gradients_of(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in network.named_parameters():
         if parameter.grad is not None:
-            yield _called(name, network), parameter.grad
+            yield _called(name, network), local_part(parameter.grad)
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -11,11 +12,12 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vgglab.cluster.strategies import Sharded
 from vgglab.config.errors import did_you_mean
 from vgglab.data.sampling import derive_seed
 from vgglab.errors import InputError
 from vgglab.evaluation.metrics import Score
-from vgglab.training.optim import parameter_groups
+from vgglab.training.optim import clip_sharded, is_sharded, parameter_groups
 from vgglab.training.schedules import Horizon, Schedule
 
 MakeOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
@@ -69,12 +71,16 @@ class Classifier(LightningModule):
             self.network.compile()  # in place: the state dict gets no `_orig_mod.` keys
         self.schedule: Schedule | None = None
         self.validated = False
+        self._whole: tuple[nn.Module, ...] = ()  # in a tuple it is no part of this module
+        self._evaluation = ExitStack()
         self.val_score = Score(num_classes, "val")
         self.test_score = Score(num_classes, "test")
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) to logits (N, num_classes)."""
-        return self.network(images.to(self.dtype, memory_format=self.memory_format))
+        network = self._whole[0] if self._whole else self.network
+        logits: Tensor = network(images.to(self.dtype, memory_format=self.memory_format))
+        return logits
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # Dropout becomes a function of (seed, epoch, batch, rank): a resumed step draws the same
@@ -108,12 +114,26 @@ class Classifier(LightningModule):
     def on_train_epoch_start(self) -> None:
         self.validated = False
 
+    def on_validation_epoch_start(self) -> None:
+        if isinstance(self.trainer.strategy, Sharded):
+            whole = self.trainer.strategy.whole_network()
+            self._whole = (self._evaluation.enter_context(whole),)
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
     def on_validation_epoch_end(self) -> None:
+        self._end_evaluation()
         self.validated = True
         self.log_dict(self.val_score.finish(), prog_bar=True)
 
     def on_test_epoch_end(self) -> None:
+        self._end_evaluation()
         self.log_dict(self.test_score.finish())
+
+    def _end_evaluation(self) -> None:
+        self._whole = ()
+        self._evaluation.close()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         groups = parameter_groups(self.network, decay_norm_and_bias=self.decay_norm_and_bias)
@@ -160,7 +180,12 @@ class Classifier(LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         # A skipped step has no gradients, and torch's clipping by value fails without any.
-        if any(parameter.grad is not None for parameter in self.network.parameters()):
+        parameters = [p for p in self.network.parameters() if p.grad is not None]
+        if not parameters:
+            return
+        if gradient_clip_val and is_sharded(parameters):
+            clip_sharded(parameters, gradient_clip_val, by_value=gradient_clip_algorithm == "value")
+        else:
             super().configure_gradient_clipping(
                 optimizer, gradient_clip_val, gradient_clip_algorithm
             )

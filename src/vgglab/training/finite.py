@@ -18,12 +18,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch import Tensor
-from torch.distributed import all_gather_object
+from torch.distributed import ReduceOp, all_gather_object, all_reduce
 from torch.optim import Optimizer
 
+from vgglab.cluster.sharding import gathered
 from vgglab.errors import InputError
 from vgglab.training.bad_batch import BadBatch, gradients_of, is_finite, write_bad_batch
 from vgglab.training.classifier import Classifier
+from vgglab.training.optim import local_part
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +108,7 @@ class FiniteGuard(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         bad, self._bad = self._bad, None
-        if not trainer.strategy.reduce_boolean_decision(bad is not None, all=False):
+        if not _anywhere(bad is not None, trainer):
             self._in_a_row = 0
             return
         self._restore_statistics()
@@ -143,13 +145,15 @@ class FiniteGuard(Callback):
         found = _ANOMALY.match(str(exception))
         if found is not None and self._batch is not None:
             self._restore_statistics()
-            line = self._line(trainer, found[0], self._at_hand(trainer, []))
+            weights = _classifier(trainer).network.state_dict()
+            line = self._line(trainer, found[0], self._at_hand(trainer, []), weights)
             self.anomaly = NonFiniteError(f"{line}; {_FORWARD}")
             _save_no_more(trainer)
 
     def _examined(self, trainer: Trainer) -> BadBatch | None:
         network = _classifier(trainer).network
-        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        # Of sharded parameters a device looks at its own part: all are asked before the step.
+        gradients = [local_part(p.grad) for p in network.parameters() if p.grad is not None]
         if (torch.nn.utils.get_total_norm(gradients) + self._loss).isfinite():
             return None
         names = [name for name, gradient in gradients_of(network) if not is_finite(gradient)]
@@ -186,11 +190,12 @@ class FiniteGuard(Callback):
     def _error(self, trainer: Trainer, bad: BadBatch | None) -> NonFiniteError:
         by_loss = bad is not None and not math.isfinite(bad.loss)
         # After the reduction all have the bad gradients; a loss tells whose batch it was.
-        known = trainer.strategy.reduce_boolean_decision(by_loss, all=False)
+        known = _anywhere(by_loss, trainer)
+        weights = gathered(_classifier(trainer).network.state_dict(), keep=True)
         line = None
         if bad is not None and (by_loss or not known):
             skips = f" after {self._in_a_row} skipped steps" if self._in_a_row else ""
-            line = f"{self._line(trainer, bad.finding + skips, bad)}; {_ADVICE}"
+            line = f"{self._line(trainer, bad.finding + skips, bad, weights)}; {_ADVICE}"
         lines = [line] * trainer.world_size
         if trainer.world_size > 1:
             all_gather_object(lines, line)
@@ -201,9 +206,9 @@ class FiniteGuard(Callback):
             launcher.procs.clear()
         return NonFiniteError(next(filter(None, lines)))
 
-    def _line(self, trainer: Trainer, what: str, bad: BadBatch) -> str:
+    def _line(self, trainer: Trainer, what: str, bad: BadBatch, weights: dict[str, Tensor]) -> str:
         path = self.folder / f"step-{bad.step:06}-rank-{bad.rank}.pt"
-        kept = write_bad_batch(path, _classifier(trainer), bad)
+        kept = write_bad_batch(path, _classifier(trainer).card, weights, bad)
         return f"{what} at {bad.position}; {kept}"
 
 
@@ -224,6 +229,15 @@ def _save_no_more(trainer: Trainer) -> None:
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint):
             callback.save_on_exception = False
+
+
+def _anywhere(found: bool, trainer: Trainer) -> bool:
+    """Whether any process found it. (Lightning's own also waits at a barrier, in every step.)"""
+    if trainer.world_size == 1:
+        return found
+    anywhere = torch.tensor(int(found), device=trainer.strategy.root_device)
+    all_reduce(anywhere, ReduceOp.MAX)
+    return bool(anywhere)
 
 
 def _classifier(trainer: Trainer) -> Classifier:

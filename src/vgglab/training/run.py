@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from vgglab.cluster.launch import end_with_launcher, resume_setting, run_apart, starts_processes
 from vgglab.cluster.preemption import Preemption
+from vgglab.cluster.watch import Watch
 from vgglab.config.door import FULL_TRACEBACK
 from vgglab.config.schema import TrainConfig, plain
 from vgglab.data import ImageDataModule
@@ -83,7 +84,8 @@ def _train(job: TrainConfig, preemption: Preemption) -> dict[str, float]:
         run_apart(run_dir)
         result: dict[str, float] = json.loads((run_dir / "metrics.json").read_text())
         return result
-    with _own_folder(job, start) if trainer.is_global_zero else nullcontext():
+    watch = Watch(trainer, job.accelerator.timeout_seconds)
+    with watch, _own_folder(job, start) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
             console.print(summary.table())
             _introduce(job, data, trainer, start)

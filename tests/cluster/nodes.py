@@ -1,0 +1,85 @@
+"""Two nodes on one machine: network namespaces with an address each, and a cable between them."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_LINK = "eth0"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A network namespace and a host name."""
+
+    name: str
+    address: str
+
+    def command(self, *words: str) -> list[str]:
+        """`words` as run on this node."""
+        there = ["ip", "netns", "exec", self.name, "unshare", "--uts", "sh", "-c"]
+        return [*there, f'hostname {self.name} && exec "$@"', "sh", *words]
+
+    @property
+    def files(self) -> Path:
+        return Path("/etc/netns", self.name)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Which link gloo takes."""
+        return {"GLOO_SOCKET_IFNAME": _LINK}
+
+    def unplug(self) -> None:
+        """Nothing gets through any more, and nobody is told."""
+        _run("ip", "-n", self.name, "link", "set", _LINK, "down")
+
+
+def unavailable() -> str | None:
+    """Why there can be no two nodes here."""
+    for tool in ("ip", "unshare", "hostname"):
+        if shutil.which(tool) is None:
+            return f"{tool} is not installed"
+    name = f"probe{os.getpid()}"
+    try:
+        _run("ip", "netns", "add", name)
+        _run("ip", "netns", "exec", name, "unshare", "--uts", "true")
+    except subprocess.CalledProcessError as error:
+        return f"no network namespaces: {error.stderr.strip()}"
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+    return None
+
+
+@contextmanager
+def two_nodes() -> Iterator[tuple[Node, Node]]:
+    """Two nodes that reach each other and nothing else, until the end of the context."""
+    number = os.getpid() % 65536
+    nodes = tuple(
+        Node(f"node{i}-{number}", f"10.{number // 256}.{number % 256}.{i + 1}") for i in (0, 1)
+    )
+    known = "127.0.0.1 localhost\n" + "".join(f"{node.address} {node.name}\n" for node in nodes)
+    try:
+        for node in nodes:
+            # What `ip netns exec` puts in the place of /etc/hosts.
+            node.files.mkdir(parents=True)
+            (node.files / "hosts").write_text(known)
+            _run("ip", "netns", "add", node.name)
+            _run("ip", "-n", node.name, "link", "set", "lo", "up")
+        first, second = (node.name for node in nodes)
+        cable = ("type", "veth", "peer", "name", _LINK, "netns", second)
+        _run("ip", "-n", first, "link", "add", _LINK, *cable)
+        for node in nodes:
+            _run("ip", "-n", node.name, "address", "add", f"{node.address}/24", "dev", _LINK)
+            _run("ip", "-n", node.name, "link", "set", _LINK, "up")
+        yield nodes[0], nodes[1]
+    finally:
+        for node in nodes:
+            subprocess.run(["ip", "netns", "delete", node.name], capture_output=True, check=False)
+            shutil.rmtree(node.files, ignore_errors=True)
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)

@@ -1,0 +1,281 @@
+"""Strategies over gloo, compared with one process; all in one set of two processes."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from torch.nn.functional import cross_entropy
+
+from tests.cluster.together import train_together
+from tests.conftest import ROOT
+from tests.training.runs import assert_same, history
+from vgglab.cluster.sharding import blocks_of, dense_layers, tensor_parallel_size
+from vgglab.cluster.strategies import DataParallel, Sharded, refuse_misfit, strategy
+from vgglab.cluster.traffic import collectives
+from vgglab.config.schema import AcceleratorConfig, TrainConfig, parse
+from vgglab.errors import InputError
+from vgglab.evaluation.trained import load_trained
+from vgglab.networks import build_vgg
+from vgglab.training.run import train
+
+# Everything at once that gradients must pass through, three optimiser steps an epoch. Five classes
+# and 250 units cannot be divided by all numbers of devices.
+SETTINGS = (
+    "experiment=none",
+    "model=vgg11",
+    "model.width=0.061",
+    "model.init=glorot",
+    "model.dropout=0",
+    "data=synthetic",
+    "data.num_classes=5",
+    "data.train_size=24",
+    "data.val_size=11",
+    "data.test_size=9",
+    "data.batch_size=4",
+    "optimizer.lr=0.1",
+    "decay_norm_and_bias=false",
+    "trainer.max_epochs=2",
+    "trainer.log_every_n_steps=1",
+    "trainer.accumulate_grad_batches=2",
+    "trainer.gradient_clip_val=0.05",
+    "test=false",
+    "logger=csv",
+    "callbacks=[checkpoints,finite,ema]",
+    "callbacks.ema.decay=0.5",
+)
+# Batch norm, a validation batch that the second process has no image of, and the counter.
+COUNTED = (
+    "model=vgg11_bn",
+    "data.val_size=9",
+    "trainer.accumulate_grad_batches=1",
+    "trainer.max_epochs=1",
+    "allowed_targets=[tests]",
+    "+callbacks.counter._target_=tests.cluster.counting.Counter",
+    "+callbacks.counter.run_dir=${run_dir}",
+    "+callbacks.counter.batch=4",
+)
+POISONED = (
+    "allowed_targets=[tests]",
+    "+callbacks.poison._target_=tests.cluster.counting.Poison",
+    "+callbacks.poison.batch=2",
+)
+SKIPPING = (*POISONED, "callbacks.finite.action=skip")
+ON_TWO = ("accelerator.accelerator=cpu", "accelerator.devices=2")
+STRATEGIES = {
+    "ddp": ("accelerator=ddp",),
+    "bf16": ("accelerator=ddp_bf16_grads",),
+    "powersgd": ("accelerator=ddp_powersgd", "accelerator.powersgd_start_step=2"),
+    "fsdp": ("accelerator=fsdp",),
+    "hybrid": ("accelerator=hybrid",),
+}
+EXACT = ("ddp", "fsdp", "hybrid")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the runs of two processes, and of one."""
+    folder = tmp_path_factory.mktemp("runs")
+    one_process(folder / "one")
+    jobs = {}
+    for name, chosen in STRATEGIES.items():
+        jobs[name] = (*SETTINGS, *chosen, *ON_TWO)
+        jobs[f"{name}-counted"] = (*without_average(SETTINGS), *COUNTED, *chosen, *ON_TWO)
+    jobs["powersgd-before"] = (*jobs["powersgd"], "accelerator.powersgd_start_step=9")
+    for name in EXACT:
+        jobs[f"{name}-resumed"] = (*jobs[name], f"resume={middle(folder / name)}")
+    jobs["one-to-hybrid"] = (*jobs["hybrid"], f"resume={middle(folder / 'one')}")
+    jobs["skipping"] = (*jobs["hybrid"], *SKIPPING)
+    jobs["stopped"] = (*jobs["hybrid"], *POISONED)
+    train_together(folder, jobs, processes=2, timeout=240)
+    return folder
+
+
+def without_average(settings: tuple[str, ...]) -> list[str]:
+    kept = [setting for setting in settings if "callbacks" not in setting]
+    return [*kept, "callbacks=[checkpoints,finite]"]
+
+
+def one_process(run_dir: Path, *overrides: str) -> None:
+    train(job("accelerator=cpu", *SETTINGS, *overrides, run_dir=run_dir))
+
+
+def job(*overrides: str, run_dir: Path) -> TrainConfig:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", overrides=[f"run_dir={run_dir}", "name=test", *overrides])
+    return parse(config, TrainConfig)
+
+
+def middle(run_dir: Path) -> Path:
+    """The checkpoint after the first of the two epochs."""
+    return run_dir / "checkpoints" / "last-1.ckpt"
+
+
+def saved(run_dir: Path) -> dict[str, Any]:
+    path = run_dir / "checkpoints" / "last.ckpt"
+    checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
+    return checkpoint
+
+
+def tensors(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Weights, their average, and momenta by name."""
+    momenta = checkpoint["optimizer_states"][0]["state"]
+    return {
+        **{f"average {name}": value for name, value in checkpoint["state_dict"].items()},
+        **checkpoint["current_model_state"],
+        **{f"momentum {i}": values["momentum_buffer"] for i, values in momenta.items()},
+    }
+
+
+def difference(left: Path, right: Path) -> float:
+    """The largest between two runs' weights and momenta; their checkpoints have the same layout."""
+    a, b = saved(left), saved(right)
+    assert a.keys() == b.keys()
+    assert a["optimizer_states"][0]["param_groups"] == b["optimizer_states"][0]["param_groups"]
+    a, b = tensors(a), tensors(b)
+    assert a.keys() == b.keys()
+    assert all(type(a[name]) is type(b[name]) is torch.Tensor for name in a)
+    return max(float((a[name] - b[name]).abs().max()) for name in a)
+
+
+@pytest.mark.parametrize("name", [*EXACT, "powersgd-before"])
+def test_two_processes_end_with_the_weights_of_one(name: str, runs: Path) -> None:
+    moved = difference(runs / "one", runs / "bf16")
+    # What another order of additions makes; a gradient that is half as large makes 1e-2.
+    assert difference(runs / "one", runs / name) < 1e-6 < 1e-2 * moved
+    for left, right in zip(history(runs / "one"), history(runs / name), strict=True):
+        for metric in ("val/loss", "val/top1", "val/top5"):
+            assert float(left[metric] or 0) == pytest.approx(float(right[metric] or 0), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bf16", "powersgd"])
+def test_compressed_gradients_end_nearby(name: str, runs: Path) -> None:
+    assert 0 < difference(runs / "one", runs / name) < 0.02
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_a_resumed_run_ends_with_the_same_bits(name: str, runs: Path) -> None:
+    ended, resumed = runs / name, runs / f"{name}-resumed"
+    assert_same(tensors(saved(ended)), tensors(saved(resumed)), name)
+    after = history(resumed)
+    assert after == history(ended)[-len(after) :]
+
+
+def test_a_run_goes_on_under_another_strategy(runs: Path) -> None:
+    assert difference(runs / "one", runs / "one-to-hybrid") < 1e-6
+    one_process(runs / "hybrid-to-one", f"resume={middle(runs / 'hybrid')}")
+    assert difference(runs / "one", runs / "hybrid-to-one") < 1e-6
+
+
+def test_sharded_processes_skip_a_bad_step_together(runs: Path) -> None:
+    one_process(runs / "one-skipping", *SKIPPING)
+    assert difference(runs / "one-skipping", runs / "skipping") < 1e-6
+    assert difference(runs / "one", runs / "skipping") > 1e-4
+
+
+def test_the_batch_that_stops_sharded_processes_is_kept_with_whole_weights(runs: Path) -> None:
+    kept = runs / "stopped" / "nonfinite" / "step-000001-rank-1.pt"
+    assert str(kept) in (runs / "stopped.error").read_text()
+    bad = torch.load(kept, weights_only=True)
+    before = tensors(saved(runs / "one"))
+    weights = {name: value for name, value in before.items() if name.startswith("network.")}
+    assert {name: value.shape for name, value in bad["state_dict"].items()} == {
+        name: value.shape for name, value in weights.items()
+    }
+
+
+@pytest.mark.parametrize("name", ["fsdp", "hybrid"])
+def test_sharded_processes_validate_what_they_save(name: str, runs: Path) -> None:
+    run_dir = runs / f"{name}-counted"
+    trained = load_trained(run_dir / "checkpoints" / "last.ckpt")
+    data = job("accelerator=cpu", *SETTINGS, *COUNTED, run_dir=run_dir).data.build("data")
+    data.setup("fit")
+    losses = []
+    for batch in data.val_dataloader():
+        images, labels = data.network_input(batch, augment=False)
+        losses.append(cross_entropy(trained.network.eval()(images), labels, reduction="none"))
+    [row] = [row for row in history(run_dir) if row["val/loss"]]
+    assert float(row["val/loss"]) == pytest.approx(float(torch.cat(losses).mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_what_is_sent_is_what_was_foretold(name: str, runs: Path) -> None:
+    run_dir = runs / f"{name}-counted"
+    settings = saved(run_dir)["vgglab"]["config"]
+    accelerator = AcceleratorConfig(**settings["accelerator"])
+    with torch.device("meta"):
+        network = build_vgg("vgg11", num_classes=5, batch_norm=True, width=0.061)
+    foretold: Counter[tuple[str, int]] = Counter()
+    for sent in collectives(network, accelerator, 2, 2, 2, settings["trainer"]["precision"]):
+        foretold[sent.kind, sent.bytes] += sent.count
+    for rank in (0, 1):
+        issued = json.loads((run_dir / f"traffic-{rank}.json").read_text())
+        assert Counter((kind, size) for kind, size in issued) == foretold
+
+
+def test_blocks_are_what_lies_between_pools() -> None:
+    network = build_vgg("vgg11", num_classes=3, batch_norm=True, width=0.1)
+    blocks = blocks_of(network)
+    assert [len(block) for block in blocks] == [2, 2, 4, 4, 4, 1, 1, 1]
+    found = {p for block in blocks for m in block for p in m.parameters()}
+    assert found == set(network.parameters())
+    assert [block[0] for block in blocks[-3:]] == list(dense_layers(network))
+
+
+@pytest.mark.parametrize(
+    ("setting", "devices", "world_size", "size"),
+    [("auto", 8, 32, 8), ("auto", 6, 6, 2), ("auto", 7, 7, 1), (4, 8, 32, 4), (8, 4, 8, 8)],
+)
+def test_devices_that_share_the_dense_layers(
+    setting: Any, devices: int, world_size: int, size: int
+) -> None:
+    with torch.device("meta"):
+        network = build_vgg("vgg16")
+    assert tensor_parallel_size(setting, network, devices, world_size) == size
+
+
+def test_devices_that_cannot_share_the_dense_layers() -> None:
+    with torch.device("meta"):
+        network, compact = build_vgg("vgg11"), build_vgg("vgg11", head="compact")
+    with pytest.raises(
+        InputError, match=r"tensor_parallel=3 must divide the 8 dev"
+    ):
+        tensor_parallel_size(3, network, 8, 8)
+    with pytest.raises(InputError, match=r"model.head=imagenet does\); use accelerator=ddp"):
+        tensor_parallel_size("auto", compact, 8, 8)
+
+
+def test_what_each_configuration_is() -> None:
+    assert strategy(AcceleratorConfig()) == "auto"
+    plain = strategy(AcceleratorConfig(strategy="ddp"))
+    assert isinstance(plain, DataParallel)
+    assert plain._ddp_comm_hook is None
+    assert plain._ddp_kwargs["gradient_as_bucket_view"]
+    rough = strategy(
+        AcceleratorConfig(strategy="ddp", gradient_compression="powersgd", powersgd_rank=2)
+    )
+    assert isinstance(rough, DataParallel)
+    assert rough._ddp_comm_state.matrix_approximation_rank == 2  # type: ignore[attr-defined,union-attr]
+    assert isinstance(strategy(AcceleratorConfig(strategy="fsdp")), Sharded)
+
+
+@pytest.mark.parametrize(
+    ("layers", "device", "kind", "message"),
+    [
+        (True, "cpu", "ddp", "sync_batchnorm=true needs GPUs"),
+        (None, "cuda", "fsdp", "trainer.compile=true cannot be had with accelerator.strategy=fsdp"),
+    ],
+)
+def test_misfits_are_refused(layers: Any, device: str, kind: Any, message: str) -> None:
+    network = build_vgg("vgg11", num_classes=2, width=0.1)
+    network.compile()
+    made: Any = strategy(AcceleratorConfig(strategy=kind))
+    made._layer_sync = layers
+    made._parallel_devices = [torch.device(device)]
+    made.cluster_environment = SimpleNamespace(local_rank=lambda: 0)
+    with pytest.raises(InputError, match=message):
+        refuse_misfit(SimpleNamespace(strategy=made), network)  # type: ignore[arg-type]
