@@ -82,3 +82,8 @@ def test_numbers_are_scaled() -> None:
         "25 M",
         "3 G",
     ]
+
+
+def test_every_setting_of_a_training_run_is_taken(composed: Compose) -> None:
+    train, plan = (composed(name, "name=tiny") for name in ("train", "plan"))
+    assert {key: plan[key] for key in train} == dict(train)

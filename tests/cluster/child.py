@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from threading import enumerate as enumerate_threads
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -23,6 +24,8 @@ def main(jobs: str) -> None:
             train(parse(config, TrainConfig))
         except (InputError, SystemExit) as error:  # all processes leave a run together
             Path(f"{folder}.error").write_text(str(error), encoding="utf-8")
+        writing = [thread for thread in enumerate_threads() if "checkpoint" in thread.name]
+        assert not writing, "the run has ended, and not all is on the disk"
 
 
 if __name__ == "__main__":

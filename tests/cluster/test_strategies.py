@@ -1,7 +1,9 @@
 """Strategies over gloo, compared with one process; all in one set of two processes."""
 
 import json
-from collections import Counter
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,18 +11,31 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from lightning.pytorch.plugins import TorchSyncBatchNorm
+from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.functional import cross_entropy
 
 from tests.cluster.together import train_together
 from tests.conftest import ROOT
 from tests.training.runs import assert_same, history
-from vgglab.cluster.sharding import blocks_of, dense_layers, tensor_parallel_size
+from vgglab.cluster.sharding import (
+    blocks_of,
+    dense_layers,
+    gathered,
+    shard_fully,
+    shard_hybrid,
+    tensor_parallel_size,
+    whole,
+)
 from vgglab.cluster.strategies import DataParallel, Sharded, refuse_misfit, strategy
 from vgglab.cluster.traffic import collectives
 from vgglab.config.schema import AcceleratorConfig, TrainConfig, parse
 from vgglab.errors import InputError
 from vgglab.evaluation.trained import load_trained
 from vgglab.networks import build_vgg
+from vgglab.training.optim import clip_sharded
 from vgglab.training.run import train
 
 # Everything at once that gradients must pass through, three optimiser steps an epoch. Five classes
@@ -202,19 +217,85 @@ def test_sharded_processes_validate_what_they_save(name: str, runs: Path) -> Non
     assert float(row["val/loss"]) == pytest.approx(float(torch.cat(losses).mean()), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_what_is_sent_is_what_was_foretold(name: str, runs: Path) -> None:
-    run_dir = runs / f"{name}-counted"
+def assert_sent_as_foretold(run_dir: Path, processes: int) -> None:
     settings = saved(run_dir)["vgglab"]["config"]
     accelerator = AcceleratorConfig(**settings["accelerator"])
     with torch.device("meta"):
         network = build_vgg("vgg11", num_classes=5, batch_norm=True, width=0.061)
     foretold: Counter[tuple[str, int]] = Counter()
-    for sent in collectives(network, accelerator, 2, 2, 2, settings["trainer"]["precision"]):
+    images = settings["data"]["batch_size"] // processes
+    for sent in collectives(network, accelerator, processes, 2, images, "32-true"):
         foretold[sent.kind, sent.bytes] += sent.count
-    for rank in (0, 1):
+    for rank in range(processes):
         issued = json.loads((run_dir / f"traffic-{rank}.json").read_text())
         assert Counter((kind, size) for kind, size in issued) == foretold
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_what_is_sent_is_what_was_foretold(name: str, runs: Path) -> None:
+    assert_sent_as_foretold(runs / f"{name}-counted", processes=2)
+
+
+@pytest.mark.faults  # for its time: four processes on two cores
+def test_four_processes_in_two_groups(tmp_path: Path) -> None:
+    one_process(tmp_path / "one")
+    on_four = ("accelerator.accelerator=cpu", "accelerator.devices=4")
+    grouped = ("accelerator=hybrid", "accelerator.tensor_parallel=2", *on_four)
+    jobs = {name: (*SETTINGS, f"accelerator={name}", *on_four) for name in ("ddp", "fsdp")}
+    jobs["hybrid"] = (*SETTINGS, *grouped)
+    jobs["resumed"] = (*jobs["hybrid"], f"resume={middle(tmp_path / 'hybrid')}")
+    jobs["counted"] = (*without_average(SETTINGS), *COUNTED, *grouped)
+    train_together(tmp_path, jobs, processes=4, timeout=400)
+    for name in ("ddp", "fsdp", "hybrid"):
+        assert difference(tmp_path / "one", tmp_path / name) < 1e-6
+    assert_same(tensors(saved(tmp_path / "hybrid")), tensors(saved(tmp_path / "resumed")), "hybrid")
+    assert_sent_as_foretold(tmp_path / "counted", processes=4)
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A process group of this process."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_sharding_keeps_names_and_synchronised_batch_norm(hybrid: bool, alone: None) -> None:
+    plain = build_vgg("vgg11", num_classes=3, batch_norm=True, width=0.05)
+    network = TorchSyncBatchNorm().apply(deepcopy(plain))
+    mesh = init_device_mesh("cpu", (1,), mesh_dim_names=("world",))
+    if hybrid:
+        names = ("data_parallel", "tensor_parallel")
+        shard_hybrid(network, mesh, init_device_mesh("cpu", (1, 1), mesh_dim_names=names))
+    else:
+        shard_fully(network, mesh)
+    assert sum(isinstance(module, nn.SyncBatchNorm) for module in network.modules()) == 8
+    assert not any(type(module) is nn.BatchNorm2d for module in network.modules())
+    assert all(isinstance(parameter, DTensor) for parameter in network.parameters())
+    assert_same(gathered(network.state_dict(), keep=True), plain.state_dict(), "weights")
+    network.load_state_dict({name: value + 1 for name, value in plain.state_dict().items()})
+    assert_same(
+        gathered(network.state_dict(), keep=True),
+        OrderedDict((name, value + 1) for name, value in plain.state_dict().items()),
+        "weights",
+    )
+
+
+@pytest.mark.parametrize("by_value", [False, True])
+def test_gradients_on_two_meshes_are_clipped_as_in_one_process(by_value: bool, alone: None) -> None:
+    plain = [nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(4))]
+    sharded = []
+    for parameter, name in zip(plain, ("world", "data_parallel"), strict=True):
+        parameter.grad = torch.randn(parameter.shape)
+        mesh = init_device_mesh("cpu", (1,), mesh_dim_names=(name,))
+        sharded.append(nn.Parameter(distribute_tensor(parameter.detach(), mesh)))
+        sharded[-1].grad = distribute_tensor(parameter.grad.clone(), mesh)
+    clip_sharded(sharded, 0.5, by_value=by_value)
+    clip = nn.utils.clip_grad_value_ if by_value else nn.utils.clip_grad_norm_
+    clip(plain, 0.5)
+    for ours, theirs in zip(sharded, plain, strict=True):
+        assert torch.equal(whole(ours.grad), theirs.grad)
 
 
 def test_blocks_are_what_lies_between_pools() -> None:
@@ -241,9 +322,7 @@ def test_devices_that_share_the_dense_layers(
 def test_devices_that_cannot_share_the_dense_layers() -> None:
     with torch.device("meta"):
         network, compact = build_vgg("vgg11"), build_vgg("vgg11", head="compact")
-    with pytest.raises(
-        InputError, match=r"tensor_parallel=3 must divide the 8 dev"
-    ):
+    with pytest.raises(InputError, match=r"tensor_parallel=3 must divide the 8 dev"):
         tensor_parallel_size(3, network, 8, 8)
     with pytest.raises(InputError, match=r"model.head=imagenet does\); use accelerator=ddp"):
         tensor_parallel_size("auto", compact, 8, 8)

@@ -14,14 +14,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lightning import Callback, Trainer
+from lightning.pytorch.demos.boring_classes import BoringModel
 from torch import distributed
 
+from vgglab.cluster import watch
 from vgglab.cluster.channel import Channel
 from vgglab.cluster.signs import Sign, blame, is_loss, missed_meeting
 from vgglab.cluster.watch import Watch
 from vgglab.errors import InputError
 
-TIMEOUT = 2  # seconds, of the watch
+TIMEOUT = 3  # seconds, of the watch
 HANGS = 60  # seconds, of a test's processes
 
 
@@ -77,10 +80,10 @@ def test_torchs_errors_of_a_meeting_become_a_line(monkeypatch: pytest.MonkeyPatc
     for error, words in (
         (in_use, f"127.0.0.1:{port} is in use by another program; choose another MASTER_PORT"),
         (too_few, "only 1 of 2 processes came"),
-        (nobody, f"rank 0 of 2 cannot be reached at 127.0.0.1:{port}"),
+        (nobody, f"the processes have not met at 127.0.0.1:{port}: "),
     ):
         assert is_loss(error.value)
-        line = missed_meeting(error.value, 2)
+        line = missed_meeting(error.value)
         assert line is not None
         assert words in line
         assert "\n" not in line
@@ -175,10 +178,21 @@ def trainer(rank: int) -> Any:
     )
 
 
-def meet(rank: int, port: int, act: Callable[[], object], folder: Path) -> None:
+def begin(rank: int, port: int, folder: Path) -> None:
     descriptor = os.open(folder / f"err{rank}", os.O_WRONLY | os.O_CREAT)
     os.dup2(descriptor, 2)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def wait_in_vain(folder: Path) -> None:
+    begin(1, 29500, folder)
+    watch.GRACE_SECONDS = 0
+    with Watch(trainer(1), 1):
+        time.sleep(HANGS)
+
+
+def meet(rank: int, port: int, act: Callable[[], object], folder: Path) -> None:
+    begin(rank, port, folder)
     distributed.init_process_group(
         "gloo",
         store=store(port, is_master=False, wait_for_workers=False),
@@ -186,10 +200,10 @@ def meet(rank: int, port: int, act: Callable[[], object], folder: Path) -> None:
         world_size=2,
         timeout=timedelta(seconds=HANGS),
     )
-    with Watch(trainer(rank), TIMEOUT):
+    with Watch(trainer(rank), TIMEOUT) as watching:
+        until(lambda: watching.channel.answers(TIMEOUT))
         distributed.barrier()
         if rank == 1:
-            time.sleep(TIMEOUT / 5)  # a sign of life
             act()
         distributed.barrier()
 
@@ -205,10 +219,9 @@ def run(tmp_path: Path) -> Iterator[Callable[..., tuple[list[int], list[str]]]]:
             started.append(context.Process(target=meet, args=(rank, server.port, act, tmp_path)))
             started[-1].start()
         started[0].join(HANGS)
-        started[1].join(2)
-        if started[1].exitcode is None:
+        if act is CASES["stopped"][0]:  # as its launcher would
             started[1].kill()
-            started[1].join()
+        started[1].join(HANGS)
         return (
             [process.exitcode for process in started],
             [(tmp_path / f"err{rank}").read_text() for rank in (0, 1)],
@@ -228,3 +241,47 @@ def test_a_lost_process_ends_the_others(case: str, run: Any) -> None:
         lines = [line for line in text.splitlines() if line.startswith("error: ")]
         assert len(lines) == bool(pattern), text
         assert not pattern or re.match(pattern, lines[0]), lines[0]
+
+
+def test_a_process_that_meets_no_other_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_LATE", 0)
+    process = multiprocessing.get_context("fork").Process(target=wait_in_vain, args=(tmp_path,))
+    process.start()
+    process.join(HANGS)
+    assert process.exitcode == 1
+    line = "error: the processes have not met: nothing answers at 127.0.0.1:29500\n"
+    assert (tmp_path / "err1").read_text() == line
+
+
+def test_how_far_a_real_trainer_is() -> None:
+    seen: list[tuple[int, str]] = []
+
+    class Look(Callback):
+        def on_train_batch_start(self, *what: Any) -> None:
+            seen.append((watching._count(), watching._position()))
+
+        on_validation_batch_start = on_train_batch_start
+
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        limit_train_batches=2,
+        limit_val_batches=2,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[Look()],
+    )
+    watching = Watch(trainer, TIMEOUT)
+    trainer.fit(BoringModel())
+    # Each batch counts when it is there, and when it is done.
+    assert seen == [
+        (1, "epoch 0, batch 0"),
+        (3, "epoch 0, batch 1"),
+        (5, "epoch 0, validation batch 0"),
+        (7, "epoch 0, validation batch 1"),
+    ]

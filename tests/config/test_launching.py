@@ -7,6 +7,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
+import vgglab.config.guard  # noqa: F401 - it makes the resolvers known
 from tests.conftest import ROOT
 from vgglab.config.errors import explain
 
@@ -42,7 +43,18 @@ def test_the_command_line_has_the_last_word() -> None:
     assert told["cpus_per_task"] == 3
 
 
-def test_a_scheduler_does_not_count_for_us() -> None:
+@pytest.mark.parametrize("devices", ["auto", "[0,1]"])
+def test_a_scheduler_does_not_count_for_us(devices: str) -> None:
     with pytest.raises(InterpolationResolutionError) as caught:
-        launcher("slurm", "accelerator=ddp")
+        launcher("slurm", "accelerator=ddp", f"accelerator.devices={devices}")
     assert "accelerator.devices=8" in str(explain(caught.value))
+
+
+@pytest.mark.parametrize("sweep", ["accelerator.devices=1,2", "accelerator.num_nodes=range(1,3)"])
+def test_a_sweep_has_one_number_of_devices(sweep: str) -> None:
+    """As Hydra composes a --multirun: the sweep is in its list of overrides alone."""
+    with pytest.raises(InterpolationResolutionError) as caught:
+        launcher("slurm", "accelerator=ddp_cpu", f"+hydra.overrides.task=['{sweep}']")
+    assert str(explain(caught.value)).endswith(
+        f"{sweep}: all jobs of a sweep get the same devices; submit these apart"
+    )

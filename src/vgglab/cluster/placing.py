@@ -57,8 +57,8 @@ def images_of(job: PlanConfig, data: ImageDataModule) -> TrainingImages:
     classes = job.classes or (known and known.classes)
     if not count or not classes:
         raise InputError(
-            f"{job.data.target}: no data is looked at, and nothing is known of this; give "
-            "images=N classes=N, and image_bytes=N, their mean size"
+            f"data._target_={job.data.target}: a plan looks at no files, and does not know this "
+            "data; give images=N classes=N, and image_bytes=N, their mean size"
         )
     mean_bytes = job.image_bytes
     if mean_bytes is None and known is not None:

@@ -157,15 +157,17 @@ class Planner:
         Raises:
             InputError: not even one image a device.
         """
-        most = self.images.count // devices
+        most = max(1, self.images.count // devices)
+        usable = self.hardware.usable_bytes
 
         def peak_of(own: int) -> int:
-            if own > max(most, 1):
-                return self.hardware.usable_bytes + 1
+            if own > most:
+                return usable + 1
             cost, _, situation = self._setting(devices, nodes, own)
             return memory_of(cost, self.hardware, situation).peak
 
-        return devices * largest_batch(peak_of, self.hardware.usable_bytes)
+        own = most if peak_of(most) <= usable else largest_batch(peak_of, usable)
+        return devices * own
 
     def _setting(
         self, devices: int, nodes: int, own: int

@@ -92,7 +92,7 @@ def is_loss(error: Exception) -> bool:
     )
 
 
-def missed_meeting(error: Exception, world_size: int) -> str | None:
+def missed_meeting(error: Exception) -> str | None:
     """Why the processes did not meet, from torch's error; None if they did."""
     text, where = str(error), address()
     if "EADDRINUSE" in text:
@@ -103,7 +103,7 @@ def missed_meeting(error: Exception, world_size: int) -> str | None:
             "run, and whether they can reach it"
         )
     if not distributed.is_initialized():
-        return f"rank 0 of {world_size} cannot be reached at {where}: {shortened(error)}"
+        return f"the processes have not met at {where}: {shortened(error)}"
     return None
 
 

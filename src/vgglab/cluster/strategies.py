@@ -212,6 +212,10 @@ class Sharded(ModelParallelStrategy):
         finally:
             root.set_requires_gradient_sync(True)
 
+    def teardown(self) -> None:
+        super().teardown()
+        self.checkpoint_io.teardown()  # which Lightning's leaves out: files may be being written
+
     def lightning_module_state_dict(self) -> dict[str, Any]:
         return ParallelStrategy.lightning_module_state_dict(self)
 

@@ -24,6 +24,7 @@ from vgglab.config.errors import explain
 # the same second, and the watch must speak before NCCL's own watchdog aborts the process.
 GRACE_SECONDS = 60
 
+_LATE = 10  # torch itself gives up within GRACE_SECONDS, or tries once more for as long
 AGAIN = "resume=auto continues from the last checkpoint"
 _speech = Lock()
 
@@ -110,7 +111,7 @@ class Watch(Callback):
 
     def _cause(self, error: Exception) -> Word:
         """Of a failed collective."""
-        if (missed := missed_meeting(error, self.trainer.world_size)) is not None:
+        if (missed := missed_meeting(error)) is not None:
             return 1, missed
         end = time.monotonic() + 5 * self.period
         while time.monotonic() < end:
@@ -124,10 +125,13 @@ class Watch(Callback):
     # In a thread of its own
 
     def _judge(self) -> None:
-        told: float | None = None
+        begun, told = time.monotonic(), 0.0
         while not self._ended.wait(self.period):
             now = time.monotonic()
-            works = distributed.is_initialized() and not self.trainer.state.finished
+            have_met = distributed.is_initialized()
+            if not have_met and now - begun > self.timeout + GRACE_SECONDS + _LATE:
+                self._leave((1, f"the processes have not met: nothing answers at {address()}"))
+            works = have_met and not self.trainer.state.finished
             if (moves := self._count()) != self._moves or not works:
                 self._moves, self._moved, self.channel.looks = moves, now, False
             if now - self._moved > self.timeout / 4:

@@ -4,6 +4,7 @@
 `accelerator` and `data`.
 """
 
+import re
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -21,6 +22,8 @@ SAID: dict[str, Any] = {
         "export": "ALL,SLURM_KILL_BAD_EXIT=1,SRUN_CPUS_PER_TASK=${asked:cpus_per_task}",
     },
 }
+# A list of devices is no sweep.
+_SWEPT = re.compile(r"\+*accelerator\.(devices|num_nodes)=[^\[]*[,(]")
 
 
 def resources(settings: Any) -> dict[str, int | None]:
@@ -48,6 +51,11 @@ def resources(settings: Any) -> dict[str, int | None]:
 
 
 def _asked(name: str, *, _root_: DictConfig) -> int | None:
+    for override in _root_.hydra.overrides.task:
+        if _SWEPT.match(override):
+            raise InputError(
+                f"{override}: all jobs of a sweep get the same devices; submit these apart"
+            )
     return resources(_root_)[name]
 
 

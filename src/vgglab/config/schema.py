@@ -434,10 +434,20 @@ class PlanConfig(TrainConfig):
     @classmethod
     def _range_of_devices(cls, devices: Any) -> Any:
         """The powers of two of a range such as `1..4096`."""
-        if isinstance(devices, str) and (ends := re.fullmatch(r"(\d{1,9})\.\.(\d{1,9})", devices)):
+        if not isinstance(devices, str):
+            return devices
+        if ends := re.fullmatch(r"(\d{1,9})\.\.(\d{1,9})", devices):
             powers = [2**exponent for exponent in range(30)]
-            return [power for power in powers if int(ends[1]) <= power <= int(ends[2])]
-        return devices
+            if found := [power for power in powers if int(ends[1]) <= power <= int(ends[2])]:
+                return found
+        raise ValueError(f"{devices}: give a number, a list [1,8] or a range 1..4096")
+
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def _number_is_of_the_data(cls, batch_size: Any) -> Any:
+        if isinstance(batch_size, int):
+            raise ValueError(f"{batch_size}: a number is data.batch_size={batch_size}")
+        return batch_size
 
 
 # What sbatch reads from the head of a script, a line each.
