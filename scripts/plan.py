@@ -12,8 +12,8 @@ def main(config: DictConfig) -> None:
         from vgglab.config.schema import PlanConfig, parse
 
         job = parse(config, PlanConfig)
-        from vgglab.cluster.planning import make_plan
-        from vgglab.reporting.scaling import show_plan
+        from vgglab.planning.charts import show_plan
+        from vgglab.planning.plan import make_plan
 
         show_plan(make_plan(job), job)
 

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from tests.conftest import TINY, Compose, Script
-from vgglab.cluster.planning import make_plan
 from vgglab.config.schema import PlanConfig, parse
-from vgglab.reporting.scaling import scaled, scaling_figure, show_plan
+from vgglab.planning.charts import scaled, scaling_figure, show_plan
+from vgglab.planning.plan import make_plan
 
 POINT = (*TINY, "accelerator=ddp", "devices=2", "num_nodes=3", "data.batch_size=12")
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from datetime import timedelta
 from typing import Any
+from unittest import mock
 
 import torch
 from lightning import Trainer
@@ -54,21 +55,35 @@ def strategy(accelerator: AcceleratorConfig) -> Strategy | str:
         process_group_backend=accelerator.process_group_backend,
         timeout=timedelta(seconds=accelerator.timeout_seconds),
         gradient_as_bucket_view=True,  # saves one copy of the gradients
+        static_graph=True,  # each step uses every parameter, in the same order
         **hook,
     )
 
 
 class DataParallel(DDPStrategy):
-    """Lightning's, for networks that use each parameter once a step, with hooks on a CPU too."""
+    """Lightning's, for networks that use each parameter once a step, with hooks on a CPU too.
 
-    def setup(self, trainer: Trainer) -> None:
-        # torch learns a static graph from the first backward pass, which must not be one whose
-        # gradients are only accumulated.
-        self._ddp_kwargs["static_graph"] = trainer.accumulate_grad_batches == 1
-        super().setup(trainer)
+    DDP makes its buckets anew after its first backward passes, and where a gradient lies in one
+    decides in which order the devices' numbers are added. So that a resumed run adds as the
+    undisturbed one did, two passes that make zeros come before the first step. (They also let a run
+    begin with gradients that are only accumulated, which a static graph must not.)
+    """
 
     def _register_ddp_hooks(self) -> None:
-        _register_ddp_comm_hook(self.model, self._ddp_comm_state, self._ddp_comm_hook)  # type: ignore[arg-type]
+        ddp, module = self.model, self.lightning_module
+        assert ddp is not None
+        assert module is not None
+        for _ in range(2):
+            with mock.patch.object(module, "forward", lambda: _nothing(module)):
+                ddp().backward()
+        module.zero_grad()
+        _register_ddp_comm_hook(ddp, self._ddp_comm_state, self._ddp_comm_hook)  # type: ignore[arg-type]
+
+
+def _nothing(module: nn.Module) -> Tensor:
+    """0, whose backward pass comes to the parameters from the last one to the first."""
+    zero = torch.zeros((), requires_grad=True)
+    return sum(((p * 0).sum() for p in module.parameters() if p.requires_grad), zero)
 
 
 class _AsStored:
@@ -268,8 +283,3 @@ def refuse_misfit(trainer: Trainer, network: nn.Module) -> None:
         raise InputError("accelerator.sync_batchnorm=true needs GPUs: torch has no form for a CPU")
     if isinstance(strategy, Sharded):
         strategy.tensor_parallel(network)
-        if network._compiled_call_impl is not None:
-            raise InputError(
-                f"trainer.compile=true cannot be had with "
-                f"accelerator.strategy={strategy.config.strategy}; use accelerator=ddp"
-            )

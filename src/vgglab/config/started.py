@@ -43,7 +43,8 @@ def _agreed(now: str) -> str:
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return now
-    from torch.distributed import TCPStore  # lazily: --help does not need torch
+    from torch import distributed  # lazily: --help does not need torch
 
-    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = distributed.TCPStore(*where, is_master=False)  # type: ignore[attr-defined]
     return str(store.compare_set(_KEY, "", now).decode())

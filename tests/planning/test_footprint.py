@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from vgglab.cluster.footprint import StepCost, largest_batch, measure_step
 from vgglab.errors import InputError
 from vgglab.networks import build_vgg, layer_names
+from vgglab.planning.footprint import StepCost, largest_batch, measure_step
 
 Make = Callable[[], nn.Module]
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from vgglab.cluster.footprint import StepCost
-from vgglab.cluster.hardware import Hardware
 from vgglab.cluster.traffic import Collective
+from vgglab.planning.footprint import StepCost
+from vgglab.planning.hardware import Hardware
 
 Limit = Literal["compute", "memory bandwidth", "network", "storage", "memory size"]
 

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from tests.conftest import Compose
-from vgglab.cluster import planning
-from vgglab.cluster.footprint import StepCost, measure_step
-from vgglab.cluster.hardware import parse_hardware
-from vgglab.cluster.placing import places_of, steps_of
-from vgglab.cluster.plan import Transfer, Work, finish
-from vgglab.cluster.planning import make_plan
 from vgglab.config.schema import PlanConfig, parse
 from vgglab.errors import InputError
+from vgglab.planning import plan as planning
+from vgglab.planning.footprint import StepCost, measure_step
+from vgglab.planning.hardware import parse_hardware
+from vgglab.planning.placing import places_of, steps_of
+from vgglab.planning.plan import make_plan
+from vgglab.planning.prediction import Transfer, Work, finish
 
 RUN = (
     "name=test",

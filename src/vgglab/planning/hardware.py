@@ -63,7 +63,7 @@ class Hardware(Section):
 
     name: str
     place: Literal["cuda", "cpu"]
-    """Whose kernels run; see `vgglab.cluster.footprint.measure_step`."""
+    """Whose kernels run; see `vgglab.planning.footprint.measure_step`."""
     devices_per_node: PositiveInt
     memory_gib: Figure
     """2^30 bytes, which is what the GB of a device's memory are."""

@@ -16,10 +16,10 @@ from torch._subclasses import FakeTensorMode
 from torch.optim import Optimizer
 from torch.utils.module_tracker import ModuleTracker
 
-from vgglab.cluster.gpu_forms import FusedDropout, take_all_at_once
-from vgglab.cluster.ledger import Ledger, Phase, Work
 from vgglab.errors import InputError
 from vgglab.networks import VGG, DenseVGG, layer_names
+from vgglab.planning.gpu_forms import FusedDropout, take_all_at_once
+from vgglab.planning.ledger import Ledger, Phase, Work
 
 MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
 Place = Literal["cuda", "cpu"]
@@ -114,7 +114,7 @@ def measure_step(
         precision: Lightning's name. Loss scaling, a few scalars, is left out.
         channels_last: the memory format of images and convolutions.
         accumulate: micro-batches a step.
-        place: where it is to run; `vgglab.cluster.gpu_forms` says what differs.
+        place: where it is to run; `vgglab.planning.gpu_forms` says what differs.
 
     Raises:
         InputError: the step fails, as on images that are too small for the network.

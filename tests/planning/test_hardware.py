@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from vgglab.cluster.hardware import Hardware, parse_hardware
 from vgglab.errors import InputError
+from vgglab.planning.hardware import Hardware, parse_hardware
 
 ENTRIES = sorted((ROOT / "conf/hardware").glob("*.yaml"))
 # A source's closing arithmetic, such as `..., 989 TFLOPS with sparsity, dense 989 / 2`.

@@ -2,11 +2,11 @@
 
 import math
 
-from vgglab.cluster.hardware import Hardware
 from vgglab.config.schema import PlanConfig
 from vgglab.data import ImageDataModule
 from vgglab.data.known import TrainingImages, known_images
 from vgglab.errors import InputError
+from vgglab.planning.hardware import Hardware
 
 
 def places_of(job: PlanConfig, hardware: Hardware) -> list[tuple[int, int]]:

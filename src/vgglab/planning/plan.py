@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from vgglab.cluster.footprint import StepCost, largest_batch, measure_step
-from vgglab.cluster.hardware import parse_hardware
-from vgglab.cluster.placing import images_of, places_of, steps_of
-from vgglab.cluster.plan import Prediction, Situation, memory_of, predict
 from vgglab.cluster.sharding import tensor_parallel_size
 from vgglab.cluster.traffic import Collective, collectives
 from vgglab.config.schema import PlanConfig
 from vgglab.data import ImageDataModule
 from vgglab.data.sampling import per_device_batch_size
 from vgglab.errors import InputError
+from vgglab.planning.footprint import StepCost, largest_batch, measure_step
+from vgglab.planning.hardware import parse_hardware
+from vgglab.planning.placing import images_of, places_of, steps_of
+from vgglab.planning.prediction import Prediction, Situation, memory_of, predict
 
 _MOST = 4096  # devices up to which is looked for where the network binds
 _SHORT = 2e-3  # seconds

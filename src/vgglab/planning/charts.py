@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table
 
-from vgglab.cluster.plan import Prediction
-from vgglab.cluster.planning import Plan
 from vgglab.config.schema import PlanConfig
 from vgglab.files import replacing
+from vgglab.planning.plan import Plan
+from vgglab.planning.prediction import Prediction
 from vgglab.reporting.environment import open_run_folder, write_json
 from vgglab.reporting.terminal import console
 

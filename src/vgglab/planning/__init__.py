@@ -1,0 +1,1 @@
+"""What a training run will need and cost, before it is paid for."""
