@@ -110,7 +110,7 @@ def test_a_sweep_of_several_processes_runs_each_job_once(script: Script, tmp_pat
         assert [row["step"] for row in history(run) if row["train/loss"]] == list("012345")
         config = yaml.safe_load((run / ".hydra" / "config.yaml").read_text())
         assert config["optimizer"]["lr"] == rate
-        assert float(history(run)[0]["lr"]) == rate
+        assert float(history(run)[0]["lr"]) == pytest.approx(rate, rel=1e-6)
     assert len(list(tmp_path.glob("logs/train/*/*"))) == 1
     assert done.stdout.count("8 = 2 x 4 on cpu") == 2
 

@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 from hydra.core.hydra_config import HydraConfig
 from lightning import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from vgglab.cluster.watch import AGAIN, say
 from vgglab.config.started import slurm_job
 
 _LAUNCHER = "VGGLAB_LAUNCHER"
@@ -20,25 +23,36 @@ _SWEEP = "VGGLAB_SWEEP"
 _OF_THE_SWEEP = re.compile(r"\+*hydra[./](mode|sweep|launcher|sweeper|run)\b")
 
 
-def end_with_launcher() -> None:
+@contextmanager
+def ending_with_launcher() -> Iterator[None]:
     """End the processes that Lightning or a sweep starts when the one that starts them is killed.
 
     Until they have met, nothing else tells them: they would wait for it for half an hour.
     """
+    leaving = Event()
     if (sweep := os.environ.pop(_SWEEP, None)) is not None:
-        Thread(target=_end_after, args=(int(sweep),), daemon=True).start()
+        _end_after(int(sweep), leaving)
     launcher = os.environ.get(_LAUNCHER)
     if os.environ.get("LOCAL_RANK", "0") == "0":
         os.environ[_LAUNCHER] = str(os.getpid())  # they inherit it
     elif launcher is not None and "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun's are its own
         # The launcher may be gone already: then the first look ends this process.
-        Thread(target=_end_after, args=(int(launcher),), daemon=True).start()
+        _end_after(int(launcher), leaving)
+    try:
+        yield
+    finally:
+        leaving.set()
 
 
-def _end_after(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os.kill(os.getpid(), signal.SIGKILL)
+def _end_after(parent: int, leaving: Event) -> None:
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        if not leaving.is_set():
+            say(f"process {parent}, which started this one, is gone; {AGAIN}")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def resume_setting(resume: str | None) -> str | None:

@@ -6,8 +6,8 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from datetime import timedelta
+from functools import partial
 from typing import Any
-from unittest import mock
 
 import torch
 from lightning import Trainer
@@ -31,6 +31,7 @@ from vgglab.cluster.sharding import (
     shard_hybrid,
     tensor_parallel_size,
 )
+from vgglab.cluster.watch import GRACE_SECONDS
 from vgglab.config.schema import AcceleratorConfig
 from vgglab.errors import InputError
 
@@ -53,7 +54,7 @@ def strategy(accelerator: AcceleratorConfig) -> Strategy | str:
         hook = {"ddp_comm_hook": _power_sgd, "ddp_comm_state": state}
     return DataParallel(
         process_group_backend=accelerator.process_group_backend,
-        timeout=timedelta(seconds=accelerator.timeout_seconds),
+        timeout=timedelta(seconds=accelerator.timeout_seconds + GRACE_SECONDS),
         gradient_as_bucket_view=True,  # saves one copy of the gradients
         static_graph=True,  # each step uses every parameter, in the same order
         **hook,
@@ -73,17 +74,17 @@ class DataParallel(DDPStrategy):
         ddp, module = self.model, self.lightning_module
         assert ddp is not None
         assert module is not None
+        module.forward = partial(_nothing, module)  # type: ignore[method-assign]
         for _ in range(2):
-            with mock.patch.object(module, "forward", lambda: _nothing(module)):
-                ddp().backward()
+            ddp().backward()
+        del module.forward
         module.zero_grad()
         _register_ddp_comm_hook(ddp, self._ddp_comm_state, self._ddp_comm_hook)  # type: ignore[arg-type]
 
 
 def _nothing(module: nn.Module) -> Tensor:
     """0, whose backward pass comes to the parameters from the last one to the first."""
-    zero = torch.zeros((), requires_grad=True)
-    return sum(((p * 0).sum() for p in module.parameters() if p.requires_grad), zero)
+    return torch.stack([(p * 0).sum() for p in module.parameters() if p.requires_grad]).sum()
 
 
 class _AsStored:
@@ -124,7 +125,7 @@ class Sharded(ModelParallelStrategy):
         super().__init__(
             save_distributed_checkpoint=False,
             process_group_backend=accelerator.process_group_backend,
-            timeout=timedelta(seconds=accelerator.timeout_seconds),
+            timeout=timedelta(seconds=accelerator.timeout_seconds + GRACE_SECONDS),
         )
         self.config = accelerator
         self._whole: nn.Module | None = None

@@ -44,6 +44,8 @@ def readable_errors() -> Iterator[None]:
     """
     if not FULL_TRACEBACK:
         os.environ[_SET_BY_US] = "1"
+        # Of lost processes torch would print frames of its C++; it reads this when it is imported.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     guard.install()
     argparse.ArgumentParser.error = _refuse  # type: ignore[assignment,method-assign]

@@ -14,7 +14,7 @@ from lightning import Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from vgglab.cluster.launch import end_with_launcher, resume_setting, run_apart, starts_processes
+from vgglab.cluster.launch import ending_with_launcher, resume_setting, run_apart, starts_processes
 from vgglab.cluster.preemption import Preemption
 from vgglab.cluster.watch import Watch
 from vgglab.config.door import FULL_TRACEBACK
@@ -65,8 +65,7 @@ def train(job: TrainConfig) -> dict[str, float]:
         InputError: something in the configuration or a file that it names cannot be used.
     """
     _quiet()
-    end_with_launcher()
-    with Preemption() as preemption:
+    with ending_with_launcher(), Preemption() as preemption:
         return _train(job, preemption)
 
 
