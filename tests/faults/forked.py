@@ -137,8 +137,9 @@ class ForkedRun:
 
     @property
     def output(self) -> str:
-        """What the first process wrote to standard error."""
-        return (self.diary / "err0").read_text()
+        """What the first process wrote to standard error, if it came so far."""
+        file = self.diary / "err0"
+        return file.read_text() if file.exists() else ""
 
     def _wait_for_the_next_second(self) -> None:
         # TensorBoard reads event files in the order of their names, which hold the second. Two

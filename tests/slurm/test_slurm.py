@@ -156,9 +156,9 @@ def test_a_sweep_is_an_array_and_runs_each_job_once(cluster: Cluster, tmp_path: 
 
 BAD_INPUT = ("experiment=none", "data=image_folder", "data.root=/nowhere", "data.num_workers=0")
 FAILURES = {
-    "bad input": (BAD_INPUT, 2, r"error: .*/nowhere"),
-    "an exception": ((*TINY, *SPY, "+callbacks.spy.failing_rank=0"), 1, "the sum is wrong"),
-    "in rank 1 alone": ((*TINY, *SPY, "+callbacks.spy.failing_rank=1"), 1, "the sum is wrong"),
+    "bad input": ((*BAD_INPUT, *TWO_TASKS), 2, r"error: .*/nowhere"),
+    "one process": ((*TINY, *SPY, "+callbacks.spy.failing_rank=0"), 1, "the sum is wrong"),
+    "rank 1": ((*TINY, *TWO_TASKS, *SPY, "+callbacks.spy.failing_rank=1"), 1, "the sum is wrong"),
 }
 
 
@@ -167,7 +167,7 @@ def test_a_job_that_fails_is_reported_as_failed(
     failure: str, cluster: Cluster, tmp_path: Path
 ) -> None:
     overrides, code, line = FAILURES[failure]
-    with submitting("slurm", cluster.environment, tmp_path, *overrides, *TWO_TASKS) as process:
+    with submitting("slurm", cluster.environment, tmp_path, *overrides) as process:
         printed, _ = process.communicate(timeout=HANGS)
     assert process.returncode == code, printed
     assert re.search(line, printed)

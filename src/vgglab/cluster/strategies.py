@@ -6,7 +6,6 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import torch
@@ -74,9 +73,9 @@ class DataParallel(DDPStrategy):
         ddp, module = self.model, self.lightning_module
         assert ddp is not None
         assert module is not None
-        module.forward = partial(_nothing, module)  # type: ignore[method-assign]
+        module.forward = _nothing  # type: ignore[assignment,method-assign]
         for _ in range(2):
-            ddp().backward()
+            ddp(module).backward()  # on a GPU DDP takes no call without arguments
         del module.forward
         module.zero_grad()
         _register_ddp_comm_hook(ddp, self._ddp_comm_state, self._ddp_comm_hook)  # type: ignore[arg-type]
