@@ -14,21 +14,44 @@ from tests.conftest import ROOT
 from vgglab.cluster import launch
 from vgglab.cluster.launch import resume_setting, run_apart
 
+COMES_AGAIN = ("SLURM_JOB_ID", "SUBMITIT_EXECUTOR", "TORCHELASTIC_RESTART_COUNT")
+IS_AGAIN = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
 
-@pytest.mark.parametrize("variable", ["SLURM_JOB_ID", "TORCHELASTIC_RESTART_COUNT"])
-def test_a_command_that_comes_again_continues(
-    variable: str, monkeypatch: pytest.MonkeyPatch
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*COMES_AGAIN, *IS_AGAIN):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "isatty", lambda descriptor: False)
+
+
+@pytest.mark.parametrize("variable", COMES_AGAIN)
+def test_a_command_that_comes_again_continues_by_itself(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(variable, raising=False)
-    assert resume_setting(None) is None
+    assert resume_setting(None, tmp_path) is None
     monkeypatch.setenv(variable, "1")
-    assert resume_setting(None) == "auto"
-    assert resume_setting("mine.ckpt") == "mine.ckpt"
+    assert resume_setting(None, tmp_path) == "auto"
+    assert resume_setting("mine.ckpt", tmp_path) == "mine.ckpt"
 
 
-def test_the_first_start_by_torchrun_is_a_new_run(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("variable", IS_AGAIN)
+def test_a_requeued_job_begins_with_a_named_file_only_once(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    assert resume_setting("mine.ckpt", tmp_path) == "mine.ckpt"  # it was ended before a step
+    (tmp_path / "last.ckpt").touch()
+    assert resume_setting("mine.ckpt", tmp_path) == "auto"
+    monkeypatch.setenv(variable, "0")
+    assert resume_setting("mine.ckpt", tmp_path) == "mine.ckpt"
+
+
+def test_the_first_start_by_torchrun_is_a_new_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
-    assert resume_setting(None) is None
+    assert resume_setting(None, tmp_path) is None
 
 
 def test_a_sweeps_job_is_the_command_without_the_sweep(

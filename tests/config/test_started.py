@@ -17,6 +17,7 @@ OF_TORCHRUN = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE")
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*OF_A_JOB, *OF_TORCHRUN, "SLURM_JOB_NAME"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(started.os, "isatty", lambda descriptor: False)
 
 
 def name() -> str:
@@ -57,12 +58,15 @@ def test_in_a_slurm_job_it_is_the_jobs_number(
     assert name() == expected
 
 
-@pytest.mark.parametrize("shell", ["bash", "interactive"])
+@pytest.mark.parametrize(
+    ("shell", "terminal"), [("bash", False), ("interactive", False), ("notebook", True)]
+)
 def test_two_runs_in_one_interactive_job_are_two(
-    shell: str, monkeypatch: pytest.MonkeyPatch
+    shell: str, terminal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_JOB_NAME", shell)
+    monkeypatch.setattr(started.os, "isatty", lambda descriptor: terminal)
     assert not name().startswith("slurm")
 
 

@@ -27,11 +27,11 @@ from torch.multiprocessing.reductions import shared_cache
 
 from tests.conftest import TINY, Compose
 from tests.faults.launched import LaunchedRun
+from vgglab.cluster.preemption import REQUEUE
 from vgglab.config.schema import EvaluateConfig, PredictConfig, TrainConfig, parse
 from vgglab.data.images import Batch, BatchView
 from vgglab.evaluation.evaluate import evaluate
 from vgglab.evaluation.predict import predict
-from vgglab.cluster.preemption import REQUEUE
 from vgglab.training import assembly
 from vgglab.training import run as run_module
 from vgglab.training.checkpointing import CheckpointWriter

@@ -15,8 +15,7 @@ from tests.training.runs import assert_same, assert_same_end, history
 from tests.training.test_run import job, train_and_kill
 from vgglab.data.sampling import ShardedBatches
 from vgglab.errors import InputError
-from vgglab.training import finite
-from vgglab.training import assembly
+from vgglab.training import assembly, finite
 from vgglab.training.bad_batch import replay_batch
 from vgglab.training.finite import NonFiniteError
 from vgglab.training.run import train

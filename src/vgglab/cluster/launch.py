@@ -20,6 +20,7 @@ from vgglab.config.started import slurm_job
 
 _LAUNCHER = "VGGLAB_LAUNCHER"
 _SWEEP = "VGGLAB_SWEEP"
+_RESTARTS = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
 _OF_THE_SWEEP = re.compile(r"\+*hydra[./](mode|sweep|launcher|sweeper|run)\b")
 
 
@@ -55,12 +56,21 @@ def _end_after(parent: int, leaving: Event) -> None:
     Thread(target=watch, daemon=True).start()
 
 
-def resume_setting(resume: str | None) -> str | None:
-    """`resume=`, which is `auto` by itself where a command comes again unasked: in a SLURM job,
-    and where torchrun has restarted its processes."""
-    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    comes_again = slurm_job() is not None or restarts != "0"
-    return "auto" if resume is None and comes_again else resume
+def resume_setting(resume: str | None, checkpoints: Path) -> str | None:
+    """`resume=`, which is `auto` by itself where a command comes again unasked.
+
+    That is in a job of SLURM or submitit and, once there is a checkpoint, also where a file was
+    named: a job that is requeued begins with it only once.
+
+    Args:
+        resume: as configured.
+        checkpoints: the run's folder for them.
+    """
+    is_again = any(os.environ.get(name, "0") != "0" for name in _RESTARTS)
+    if is_again and any(checkpoints.glob("*.ckpt")):
+        return "auto"
+    comes_again = slurm_job() is not None or "SUBMITIT_EXECUTOR" in os.environ
+    return "auto" if resume is None and (comes_again or is_again) else resume
 
 
 def starts_processes(trainer: Trainer) -> bool:

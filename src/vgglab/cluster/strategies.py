@@ -73,7 +73,7 @@ class DataParallel(DDPStrategy):
         ddp, module = self.model, self.lightning_module
         assert ddp is not None
         assert module is not None
-        module.forward = _nothing  # type: ignore[assignment,method-assign]
+        module.forward = _nothing  # type: ignore[method-assign]
         for _ in range(2):
             ddp(module).backward()  # on a GPU DDP takes no call without arguments
         del module.forward

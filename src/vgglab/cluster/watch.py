@@ -17,6 +17,7 @@ from torch import distributed
 
 from vgglab.cluster.channel import Channel, Word
 from vgglab.cluster.signs import Sign, address, blame, is_loss, missed_meeting, place, shortened
+from vgglab.cluster.submitit_tasks import report_end
 from vgglab.config.door import FULL_TRACEBACK
 from vgglab.config.errors import explain
 
@@ -220,6 +221,7 @@ class Watch(Callback):
         """End this process at once, whatever its main thread does, and those that are stopped."""
         code, line = word
         say(line)
+        report_end(line)
         for child in self._children():
             child.send_signal(signal.SIGKILL)
         parent = os.getppid()

@@ -28,7 +28,7 @@ _FIRST_SPEAKS = 10.0  # seconds
 
 def process_rank() -> int:
     """This process's number among those of its run, as torchrun, SLURM or Lightning gave it."""
-    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "SUBMITIT_LOCAL_GLOBALRANK"):
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "SUBMITIT_LOCAL_GLOBALID"):
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
     return 0

@@ -161,6 +161,8 @@ def explain_validation(error: "ValidationError", schema: "type[BaseModel]") -> s
 
 def _missing_choice(error: MissingConfigException) -> str:
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+    if choice.startswith("submitit_"):
+        return f"{group}={choice.removeprefix('submitit_')} needs submitit: uv sync --extra slurm"
     # Hydra leaves them out of one name in a list, as in callbacks=[default,emma].
     repository = _frames(error)[-1].f_locals.get("repo") if error.__traceback__ else None
     options = error.options or (repository and repository.get_group_options(group))

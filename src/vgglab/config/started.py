@@ -19,10 +19,11 @@ def slurm_job() -> str | None:
     """The number of this SLURM job, which a requeue does not change.
 
     Further steps of a job (`srun` for the second time in one script) get theirs added. None outside
-    of jobs, and in the shell of an interactive one.
+    of jobs, and in a terminal within one.
     """
     job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
-    if job is None or os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+    is_interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive") or os.isatty(0)
+    if job is None or is_interactive:
         return None
     task, step = os.environ.get("SLURM_ARRAY_TASK_ID"), os.environ.get("SLURM_STEP_ID", "0")
     number = job if task is None else f"{job}_{task}"

@@ -71,7 +71,8 @@ def train(job: TrainConfig) -> dict[str, float]:
 
 def _train(job: TrainConfig, preemption: Preemption) -> dict[str, float]:
     run_dir = Path(job.run_dir)
-    start = checkpoint_to_resume(resume_setting(job.resume), run_dir / "checkpoints")
+    checkpoints = run_dir / "checkpoints"
+    start = checkpoint_to_resume(resume_setting(job.resume, checkpoints), checkpoints)
     seed_everything(job.seed, verbose=False)
     data = build_data(job)
     network = build_network(job, data, start)
