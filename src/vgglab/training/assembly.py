@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from vgglab.cluster.preemption import Preemption
-from vgglab.cluster.strategies import strategy
+from vgglab.cluster.strategies import refuse_misfit, strategy
 from vgglab.config.schema import TrainConfig, plain
 from vgglab.data import ImageDataModule
 from vgglab.data.sampling import per_device_batch_size
@@ -138,6 +138,7 @@ def build_classifier(job: TrainConfig, data: ImageDataModule, network: nn.Module
 def rehearse(classifier: Classifier, data: ImageDataModule, trainer: Trainer) -> None:
     """Make what Lightning makes only after the run's folder is written: refusals come now."""
     per_device_batch_size(data.batch_size, trainer.world_size)
+    refuse_misfit(trainer, classifier.network)
     groups = parameter_groups(classifier.network, decay_norm_and_bias=True)
     optimizer = classifier.make_optimizer(groups)
     if data.sets:
