@@ -8,8 +8,9 @@ from PIL import Image
 
 from tests.conftest import TINY, Compose, Script
 from vgglab.config.schema import PlanConfig, parse
-from vgglab.planning.charts import scaled, scaling_figure, show_plan
+from vgglab.planning.charts import scaling_figure, show_plan
 from vgglab.planning.plan import make_plan
+from vgglab.planning.tables import duration, scaled
 
 POINT = (*TINY, "accelerator=ddp", "devices=2", "num_nodes=3", "data.batch_size=12")
 
@@ -20,6 +21,7 @@ def planned(composed: Compose, *overrides: str) -> PlanConfig:
 
 def test_a_curve_is_printed_and_drawn(script: Script, tmp_path: Path) -> None:
     words = (*TINY, "accelerator=ddp", "data.batch_size=8", "devices=1..64", "hardware=a100")
+    words += ("scaling=strong",)
     done = script("plan", *words)
     assert done.returncode == 0, done.stderr
     title, heading, _, *rows = done.stdout.splitlines()
@@ -46,6 +48,7 @@ def test_one_number_of_devices_writes_nothing(
     assert all(len(line.rstrip()) <= 80 for line in lines[1:])
     assert any("batch 12 = 6 x 2" in line for line in lines)
     assert any(" binds: " in line for line in lines)
+    assert any(line.split()[:2] == ["ddp", "powersgd"] for line in lines)
     assert not list(tmp_path.iterdir())
 
 
@@ -74,14 +77,12 @@ def test_the_chart_shows_every_point_and_the_ideal(composed: Compose) -> None:
     assert list(below.lines[1].get_ydata()) == [100 * point.efficiency for point in points]
 
 
-def test_numbers_are_scaled() -> None:
-    assert [scaled(n) for n in (0.5, 999, 5860, 2.5e7, 3e9)] == [
-        "0.5",
-        "999",
-        "5.86 k",
-        "25 M",
-        "3 G",
-    ]
+def test_numbers_are_scaled_after_they_are_rounded() -> None:
+    found = [scaled(n) for n in (0.5, 999, 999.6, 999.9e3, 5860, 2.5e7, 3e9, 4e15)]
+    assert found == ["0.5", "999", "1 k", "1 M", "5.86 k", "25 M", "3 G", "4,000 T"]
+    assert [scaled(n, "B") for n in (8, 1500)] == ["8 B", "1.5 kB"]
+    found = [duration(s) for s in (2e-6, 0.9999e-3, 0.9999, 59, 3599.9, 7200)]
+    assert found == ["2 us", "1 ms", "1 s", "59 s", "1 h", "2 h"]
 
 
 def test_every_setting_of_a_training_run_is_taken(composed: Compose) -> None:

@@ -1,6 +1,7 @@
 """One of several processes that train one job after another: python -m tests.cluster.child FILE."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from threading import enumerate as enumerate_threads
@@ -23,7 +24,7 @@ def main(jobs: str) -> None:
         try:
             train(parse(config, TrainConfig))
         except (InputError, SystemExit) as error:  # all processes leave a run together
-            Path(f"{folder}.error").write_text(str(error), encoding="utf-8")
+            Path(f"{folder}.error-{os.environ['RANK']}").write_text(str(error), encoding="utf-8")
         writing = [thread for thread in enumerate_threads() if "checkpoint" in thread.name]
         assert not writing, "the run has ended, and not all is on the disk"
 

@@ -27,11 +27,6 @@ class Node:
     def files(self) -> Path:
         return Path("/etc/netns", self.name)
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """Which link gloo takes."""
-        return {"GLOO_SOCKET_IFNAME": _LINK}
-
     def unplug(self) -> None:
         """Nothing gets through any more, and nobody is told."""
         _run("ip", "-n", self.name, "link", "set", _LINK, "down")
@@ -60,12 +55,13 @@ def two_nodes() -> Iterator[tuple[Node, Node]]:
     nodes = tuple(
         Node(f"node{i}-{number}", f"10.{number // 256}.{number % 256}.{i + 1}") for i in (0, 1)
     )
-    known = "127.0.0.1 localhost\n" + "".join(f"{node.address} {node.name}\n" for node in nodes)
     try:
-        for node in nodes:
-            # What `ip netns exec` puts in the place of /etc/hosts.
+        for node, other in zip(nodes, reversed(nodes), strict=True):
+            # What `ip netns exec` puts in the place of /etc/hosts, with a node's own name as Debian
+            # has it: not at the address that the other one knows.
             node.files.mkdir(parents=True)
-            (node.files / "hosts").write_text(known)
+            own = f"127.0.0.1 localhost\n127.0.1.1 {node.name}\n"
+            (node.files / "hosts").write_text(f"{own}{other.address} {other.name}\n")
             _run("ip", "netns", "add", node.name)
             _run("ip", "-n", node.name, "link", "set", "lo", "up")
         first, second = (node.name for node in nodes)

@@ -3,6 +3,8 @@
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -12,7 +14,7 @@ from omegaconf import open_dict
 
 from tests.conftest import ROOT
 from vgglab.cluster import launch
-from vgglab.cluster.launch import resume_setting, run_apart
+from vgglab.cluster.launch import resume_setting, run_apart, use_interface_of_master
 
 COMES_AGAIN = ("SLURM_JOB_ID", "SUBMITIT_EXECUTOR", "TORCHELASTIC_RESTART_COUNT")
 IS_AGAIN = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
@@ -91,3 +93,19 @@ def test_a_jobs_failure_is_the_sweeps(
     with pytest.raises(SystemExit) as left:
         run_apart(Path())
     assert left.value.code == leaves
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for its interfaces")
+def test_gloo_takes_the_interface_that_leads_to_the_first_node(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    environment = SimpleNamespace(main_address="127.0.0.1")
+    strategy = SimpleNamespace(cluster_environment=environment)
+    trainer: Any = SimpleNamespace(world_size=2, strategy=strategy)
+    for given, expected in ((None, "lo"), ("ib0", "ib0")):
+        monkeypatch.setenv("GLOO_SOCKET_IFNAME", "undone afterwards")
+        monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+        if given is not None:
+            monkeypatch.setenv("GLOO_SOCKET_IFNAME", given)
+        use_interface_of_master(trainer)
+        assert os.environ["GLOO_SOCKET_IFNAME"] == expected

@@ -61,7 +61,7 @@ class Torchrun:
                     subprocess.Popen(
                         command,
                         cwd=self.folder,
-                        env={**os.environ, **node.environment, "OMP_NUM_THREADS": "1"},
+                        env={**os.environ, "OMP_NUM_THREADS": "1"},
                         stdout=output,
                         stderr=output,
                         start_new_session=True,

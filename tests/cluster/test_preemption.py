@@ -1,16 +1,19 @@
 """A run that is told to stop, resumed, ends as one that was not disturbed."""
 
+import multiprocessing
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning import Callback
+from lightning import Callback, Trainer
 
+from tests.cluster.together import train_together
 from tests.conftest import TINY, Compose
 from tests.training.runs import assert_same_end, curves
-from vgglab.cluster.preemption import REQUEUE, Preemption
+from vgglab.cluster.preemption import _SIGNALS, REQUEUE, Preemption
 from vgglab.config.schema import TrainConfig, parse
 from vgglab.training import assembly
 from vgglab.training.checkpointing import checkpoint_to_resume
@@ -19,15 +22,24 @@ from vgglab.training.run import train
 STEPS = 6  # an epoch
 
 
-class TellAt(Callback):
-    """Sends its process a signal in a hook, at its nth time."""
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """A process that stops hears no more signals; this one goes on."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
-    def __init__(self, hook: str, when: int, number: int) -> None:
+
+class TellAt(Callback):
+    """Sends its process, if that has the rank, a signal in a hook, at its nth time."""
+
+    def __init__(self, hook: str, when: int, number: int, rank: int = 0) -> None:
         self.times = 0
 
-        def tell(*arguments: Any) -> None:
+        def tell(trainer: Trainer, *arguments: Any) -> None:
             self.times += 1
-            if self.times == when:
+            if self.times == when and trainer.global_rank == rank:
                 signal.raise_signal(number)
 
         setattr(self, hook, tell)
@@ -105,12 +117,12 @@ def test_other_signals_do_the_same(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    before = signal.getsignal(number)
     given = job(composed, tmp_path)
     assert train_and_tell(monkeypatch, given, "on_train_batch_start", 2, number) == REQUEUE
     assert step_to_resume(tmp_path) == 2
     assert f"{number.name}: stops after this step" in capfd.readouterr().err
-    assert signal.getsignal(number) == before
+    for late in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        assert signal.getsignal(late) == signal.SIG_IGN  # they must not change the exit code
 
 
 def test_told_while_it_tests_it_ends_at_once_and_comes_again_for_the_test(
@@ -132,6 +144,54 @@ def test_it_saves_also_where_a_checkpoint_is_not_due(
     assert step_to_resume(tmp_path) == STEPS
 
 
+@pytest.mark.parametrize("callbacks", ["progress", "ema"])
+def test_it_saves_also_where_nothing_else_does(
+    callbacks: str, composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = job(composed, tmp_path, f"callbacks=[{callbacks}]")
+    told = train_and_tell(monkeypatch, given, "on_train_batch_start", 2, signal.SIGTERM)
+    assert told == REQUEUE
+    assert step_to_resume(tmp_path) == 2
+
+
+def test_a_loaders_worker_outlives_the_signal(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SLURM sends it to all processes of a job; at the end no worker is left."""
+
+    class TellAll(Callback):
+        def on_train_batch_start(self, trainer: Trainer, *arguments: Any) -> None:
+            if trainer.global_step == 1:
+                for process in (*multiprocessing.active_children(), os):
+                    os.kill(getattr(process, "pid", os.getpid()), signal.SIGTERM)
+
+    original = assembly._callbacks
+    monkeypatch.setattr(assembly, "_callbacks", lambda *made: [TellAll(), *original(*made)])
+    with pytest.raises(SystemExit) as left:
+        train(job(composed, tmp_path, "data.num_workers=1"))
+    assert left.value.code == REQUEUE
+    assert step_to_resume(tmp_path) == 2
+
+
+def test_one_of_two_processes_is_told_and_both_stop(tmp_path: Path) -> None:
+    """After the same step: did one take another step, it would wait for the other one."""
+    teller = "+callbacks.teller"
+    telling = [
+        "allowed_targets=[tests]",
+        f"{teller}._target_=tests.cluster.test_preemption.TellAt",
+        f"{teller}.hook=on_train_batch_start",
+        *(f"{teller}.when=2", f"{teller}.number={signal.SIGUSR1}", f"{teller}.rank=1"),
+    ]
+    both = (*TINY, "accelerator=ddp_cpu", "accelerator.timeout_seconds=30")
+    (tmp_path / "again").symlink_to(tmp_path / "told")
+    jobs = {"undisturbed": both, "told": (*both, *telling), "again": (*both, "resume=auto")}
+    train_together(tmp_path, jobs, processes=2, timeout=240)
+    codes = [(tmp_path / f"told.error-{rank}").read_text() for rank in range(2)]
+    assert codes == [str(REQUEUE), "0"]
+    assert "last.ckpt, after step 3\n" in (tmp_path / "output-0").read_text()
+    assert_same_end(tmp_path / "undisturbed", tmp_path / "told")
+
+
 def test_one_ctrl_c_that_arrives_twice_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[int] = []
     monkeypatch.setattr(os, "kill", lambda pid, number: killed.append(number))
@@ -149,12 +209,9 @@ def test_one_ctrl_c_that_arrives_twice_is_one(monkeypatch: pytest.MonkeyPatch) -
 def test_submitit_hears_the_signal_that_it_asked_slurm_for() -> None:
     """It requeues its job itself, by the handler that it had installed."""
     heard: list[int] = []
-    before = signal.signal(signal.SIGUSR2, lambda number, frame: heard.append(number))
-    try:
-        with pytest.raises(SystemExit) as left, Preemption():
-            signal.raise_signal(signal.SIGUSR2)
-    finally:
-        signal.signal(signal.SIGUSR2, before)
+    signal.signal(signal.SIGUSR2, lambda number, frame: heard.append(number))
+    with pytest.raises(SystemExit) as left, Preemption():
+        signal.raise_signal(signal.SIGUSR2)
     assert heard == [signal.SIGUSR2]
     assert left.value.code == REQUEUE
 

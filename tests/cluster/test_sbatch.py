@@ -87,9 +87,18 @@ def test_the_shell_hands_every_setting_on(printed: Printed, tmp_path: Path) -> N
         "train.py",
         *hard[:2],
         "hydra.run.dir=logs/train/none/slurm-70123",
-        "resume=auto",
     ]
     assert (code, requeued) == (0, False)
+
+
+def test_a_name_is_one_word_of_one_line(composed: Compose) -> None:
+    """A stranger's file may give it."""
+    settings = composed("sbatch", *TINY, 'name="x\ntouch owned #"')
+    job = parse(settings, SbatchConfig)
+    assert job.name == "x\ntouch owned #"
+    printed = sbatch_script(job, ["python", "train.py"], (), "logs")
+    assert "#SBATCH --job-name=x_touch_owned__\n" in printed
+    assert "touch" not in [line.split(" ")[0] for line in printed.splitlines()]
 
 
 def test_what_is_given_is_not_given_again(printed: Printed, tmp_path: Path) -> None:
@@ -128,7 +137,7 @@ def test_it_prints_a_script_and_writes_nothing(script: Script, tmp_path: Path) -
     assert not list(tmp_path.iterdir())
     words, _, _ = executed(done.stdout, tmp_path)
     assert words[3].endswith("scripts/train.py")
-    assert words[4:] == ["--config-dir", str(tmp_path), *TINY, "seed=3", *words[-2:]]
+    assert words[4:] == ["--config-dir", str(tmp_path), *TINY, "seed=3", words[-1]]
     assert "--partition=gpu" in options(done.stdout)
 
 

@@ -25,8 +25,12 @@ def sent(world_size: int, tensor_parallel: int = 1, **settings: Any) -> list[Col
     return issued[1:-1]
 
 
+def covered(issued: list[Collective], role: str) -> int:
+    return sum(one.covers for one in issued if one.role == role)
+
+
 def total(issued: list[Collective], kind: str) -> int:
-    return sum(one.bytes * one.count for one in issued if one.kind == kind)
+    return sum(one.bytes for one in issued if one.kind == kind)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +39,6 @@ def total(issued: list[Collective], kind: str) -> int:
 )
 def test_a_device_of_a_ring_of_four(kind: Any, wire_bytes: float) -> None:
     assert Collective(kind, 100, group_size=4).wire_bytes == wire_bytes
-    assert Collective(kind, 100, group_size=4, count=3).wire_bytes == 3 * wire_bytes
     assert Collective(kind, 100, group_size=1).wire_bytes == 0
 
 
@@ -58,7 +61,7 @@ def test_one_device_sends_nothing() -> None:
 )
 def test_ddp_sends_each_gradient_once(compression: str, precision: str, bytes_each: int) -> None:
     issued = sent(8, strategy="ddp", gradient_compression=compression, precision=precision)
-    assert {(one.kind, one.group_size, one.overlaps) for one in issued} == {("all_reduce", 8, True)}
+    assert {(one.kind, one.group_size) for one in issued} == {("all_reduce", 8)}
     assert total(issued, "all_reduce") == bytes_each * PARAMETERS
     assert issued[2].bytes == bytes_each * FC6  # alone, as it is larger than a bucket
 
@@ -67,7 +70,31 @@ def test_power_sgd_sends_thin_matrices_of_fc6() -> None:
     issued = sent(8, strategy="ddp", gradient_compression="powersgd", powersgd_rank=4)
     fc6 = issued[6:9]  # the third bucket's plain numbers, P and Q
     assert [one.bytes for one in fc6] == [4 * 4096, 4 * 4 * 4096, 4 * 4 * 25088]
+    assert [one.covers for one in fc6] == [4 * FC6, 0, 0]
     assert total(issued, "all_reduce") < 4 * PARAMETERS / 100
+
+
+@pytest.mark.parametrize(
+    ("world_size", "tensor_parallel", "settings"),
+    [
+        (8, 1, {"strategy": "ddp"}),
+        (8, 1, {"strategy": "ddp", "gradient_compression": "bf16"}),
+        (8, 1, {"strategy": "ddp", "gradient_compression": "powersgd"}),
+        (3, 1, {"strategy": "fsdp"}),  # with padding
+        (32, 8, {"strategy": "hybrid"}),
+    ],
+)
+def test_gradients_cover_all_parameters_of_a_device(
+    world_size: int, tensor_parallel: int, settings: dict[str, Any]
+) -> None:
+    issued = sent(world_size, tensor_parallel, **settings)
+    dense = (FC6 + FC7) // tensor_parallel
+    assert covered(issued, "gradients") == 4 * (CONVOLUTIONS + dense + FC8)
+    if settings["strategy"] != "ddp":
+        assert covered(issued, "parameters") == covered(issued, "gradients")
+    roles = {one.role for one in issued}
+    assert ("features" in roles) == (tensor_parallel > 1)
+    assert "other" not in roles
 
 
 def test_fsdp_gathers_twice_and_scatters_once() -> None:
@@ -75,6 +102,7 @@ def test_fsdp_gathers_twice_and_scatters_once() -> None:
     # Rows that 8 does not divide are padded: of fc8's 1000 none, of a convolution's 64 none.
     assert total(issued, "reduce_scatter") == 4 * PARAMETERS
     assert total(issued, "all_gather") == 4 * (2 * PARAMETERS - FC8)
+    assert covered(issued, "parameters again") == 4 * (PARAMETERS - FC8)
     assert sum(one.wire_bytes for one in issued) == pytest.approx(
         1.5 * sum(one.wire_bytes for one in sent(8, strategy="ddp")), rel=0.02
     )

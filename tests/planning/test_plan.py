@@ -5,16 +5,19 @@ import itertools
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from tests.conftest import Compose
 from vgglab.config.schema import PlanConfig, parse
 from vgglab.errors import InputError
-from vgglab.planning import plan as planning
+from vgglab.planning import planner
 from vgglab.planning.footprint import StepCost, measure_step
 from vgglab.planning.hardware import parse_hardware
 from vgglab.planning.placing import places_of, steps_of
 from vgglab.planning.plan import make_plan
-from vgglab.planning.prediction import Transfer, Work, finish
+from vgglab.planning.planner import Planner
+from vgglab.planning.timing import Pass, Transfer, finish
 
 RUN = (
     "name=test",
@@ -33,16 +36,17 @@ STRATEGIES = ("ddp", "ddp_bf16_grads", "ddp_powersgd", "fsdp", "hybrid")
 
 @pytest.fixture(autouse=True)
 def measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All tests are of one network: a step of one size is measured once."""
+    """What several tests need is measured for the first of them."""
 
-    def measure(*arguments: Any, **settings: Any) -> StepCost:
-        _, _, *sizes = arguments
-        key = (*sizes, settings["accumulate"])
+    def measure(make_network: Any, *sizes: Any, **settings: Any) -> StepCost:
+        given = dict(settings)
+        optimizer = given.pop("make_optimizer")([nn.Parameter(torch.zeros(1))])
+        key = (str(make_network()), sizes, str(optimizer), str(sorted(given.items())))
         if key not in MEASURED:
-            MEASURED[key] = measure_step(*arguments, **settings)
+            MEASURED[key] = measure_step(make_network, *sizes, **settings)
         return MEASURED[key]
 
-    monkeypatch.setattr(planning, "measure_step", measure)
+    monkeypatch.setattr(planner, "measure_step", measure)
 
 
 @pytest.fixture
@@ -107,11 +111,11 @@ def test_better_hardware_is_never_slower(job: PlanConfig) -> None:
 
 
 def test_arithmetic_and_memory_traffic_bound_the_time_of_one_device(job: PlanConfig) -> None:
-    planner = planning.Planner(job)
-    point, cost = planner.predict(1, 1, 64), planner.cost(64)
-    flops = (cost.forward_flops + cost.backward_flops) / planner.hardware.matrix_rate("32-true")
+    on = Planner(job)
+    point, cost = on.predict(1, 1, 64), on.cost(64)
+    flops = (cost.forward_flops + cost.backward_flops) / on.hardware.matrix_rate("32-true")
     moved = sum(layer.forward_bytes + layer.backward_bytes for layer in cost.layers)
-    traffic = (moved + cost.update_bytes) / planner.hardware.memory_rate
+    traffic = (moved + cost.update_bytes) / on.hardware.memory_rate
     layers = point.seconds.compute + point.seconds.memory
     assert max(flops, traffic) <= layers <= flops + traffic
     assert point.seconds.network == pytest.approx(0, abs=1e-12)
@@ -129,17 +133,57 @@ def test_the_largest_batch_fits_and_the_next_does_not(job: PlanConfig) -> None:
     largest = make_plan(small).largest_batch
     assert largest is not None
     assert 4 < largest < 4096
-    planner = planning.Planner(small)
-    assert planner.predict(4, 1, largest).memory.fits
-    assert not planner.predict(4, 1, largest + 4).memory.fits
+    on = Planner(small)
+    assert on.predict(4, 1, largest).memory.fits
+    assert not on.predict(4, 1, largest + 4).memory.fits
     (point,) = make_plan(changed(small, batch_size="auto")).points
     assert point.situation.batch_size == largest
     with pytest.raises(InputError, match="a batch of 1 needs"):
         make_plan(with_memory(small, 1))
 
 
+@pytest.mark.parametrize("job", ["ddp", "ddp_powersgd", "fsdp"], indirect=True)
+@pytest.mark.parametrize("scaling", [None, "strong"])
+def test_the_largest_batch_of_a_curve_suits_all_its_devices(job: PlanConfig, scaling: Any) -> None:
+    given = {"devices": [1, 8, 16], "batch_size": "auto", "images": 1000, "scaling": scaling}
+    plan = make_plan(changed(with_memory(job, 3), **given))
+    assert [point.situation.devices for point in plan.points] == [1, 8, 16]
+    assert all(point.memory.fits for point in plan.points)
+    sizes = [point.situation.batch_size for point in plan.points]
+    own = sizes[0]
+    assert sizes == ([own] * 3 if scaling == "strong" else [own, 8 * own, 16 * own])
+    assert sizes[-1] <= 1000 < 2 * sizes[-1] + 16 or scaling == "strong"
+    assert "auto" not in " ".join(plan.notes)
+
+
+def test_a_batch_that_cannot_be_divided_is_refused_first(
+    job: PlanConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "measure_step", None)
+    with pytest.raises(InputError, match=r"data.batch_size=64 .* 7 processes; use 63 or 70"):
+        make_plan(changed(job, devices=7))
+
+
+@pytest.mark.parametrize("job", ["ddp_powersgd"], indirect=True)
+def test_the_title_names_the_compression_and_the_notes_what_is_assumed(job: PlanConfig) -> None:
+    plan = make_plan(changed(job, devices=[2, 8]))
+    assert "2 to 8 x NVIDIA H200 SXM, ddp powersgd, 32-true, batch 32 a device" in plan.title
+    assert "hardware.reserved_gib.value=3" in " ".join(plan.notes)
+    assert plan.notes[-1].startswith("a bound")
+
+
+def test_compressed_gradients_are_sent_sooner(composed: Compose) -> None:
+    def sending(accelerator: str) -> float:
+        job = parse(composed("plan", *RUN, f"accelerator={accelerator}"), PlanConfig)
+        return make_plan(changed(job, devices=[16])).points[0].seconds.sent
+
+    plain, half, thin = map(sending, ("ddp", "ddp_bf16_grads", "ddp_powersgd"))
+    assert half < 0.6 * plain
+    assert thin < 0.6 * half
+
+
 def test_what_does_not_fit_binds_and_is_marked(job: PlanConfig) -> None:
-    plan = make_plan(changed(with_memory(job, 2.5), devices=[1, 64]))
+    plan = make_plan(changed(with_memory(job, 2.5), devices=[1, 64], scaling="strong"))
     assert [point.binds == "memory size" for point in plan.points] == [True, False]
     assert "batch_size=auto" in plan.notes[0]
 
@@ -154,13 +198,16 @@ def test_devices_that_shard_keep_the_whole_together(job: PlanConfig) -> None:
     assert make_plan(accumulated).points[0].memory.gradients == one.gradients
 
 
-def test_slow_storage_binds_and_gives_what_it_can(job: PlanConfig) -> None:
+def test_slow_storage_binds_and_is_told_what_it_must_give(job: PlanConfig) -> None:
+    (free,) = make_plan(changed(job, devices=[16])).points
     slow = changed(job, {"storage_gb_s": 1e-3}, devices=[16], image_bytes=1e5)
     (point,) = make_plan(slow).points
     assert point.binds == "storage"
     rate = 2 * slow.hardware["storage_gb_s"]["value"] * 1e9  # two nodes
-    assert point.storage_bytes_per_second == pytest.approx(rate)
     assert point.images_per_second == pytest.approx(rate / 1e5)
+    assert point.storage_bytes_per_second == pytest.approx(free.images_per_second * 1e5)
+    enough = {"storage_gb_s": 1e-3 * point.storage_bytes_per_second / rate}
+    assert make_plan(changed(slow, enough)).points[0].seconds.storage == pytest.approx(0, abs=1e-9)
 
 
 def test_accumulation_averages_once_a_step(job: PlanConfig) -> None:
@@ -177,13 +224,18 @@ def test_accumulation_averages_once_a_step(job: PlanConfig) -> None:
 
 
 def test_a_strong_curve_leaves_out_what_cannot_be_divided(job: PlanConfig) -> None:
-    plan = make_plan(changed(job, devices=[1, 64, 128]))
+    plan = make_plan(changed(job, devices=[1, 64, 128], scaling="strong"))
     assert [point.situation.devices for point in plan.points] == [1, 64]
     assert "left out: 128 devices; they cannot divide the global batch of 64" in plan.notes[0]
     with pytest.raises(InputError, match=r"data.batch_size=64 .* 128 processes"):
         make_plan(changed(job, devices=[128]))
     with pytest.raises(InputError, match="larger than the training set"):
         make_plan(changed(job, devices=[1], images=63))
+
+
+def test_images_in_memory_are_not_read(composed: Compose) -> None:
+    words = ("experiment=imagenet_vgg16", "accelerator=ddp", "data.in_memory=true")
+    assert Planner(parse(composed("plan", *words), PlanConfig)).images.mean_bytes == 0
 
 
 def test_unknown_images_are_asked_for(composed: Compose) -> None:
@@ -240,20 +292,62 @@ def test_steps(job: PlanConfig, trainer: dict[str, Any], steps: int) -> None:
 
 
 def test_gradients_go_out_while_the_next_layers_work() -> None:
-    layers = [Work(1, 100), Work(5, 10), Work(2, 0)]
+    layers = [Pass(1, 100), Pass(5, 10), Pass(2, 0)]
     # The first 60 bytes are there after the first layer, as are the next 40.
     sends = [Transfer(2, 60), Transfer(2, 40), Transfer(1, 10)]
     assert finish(layers) == 8
     assert finish(layers, sends=sends) == 8  # sent at 3, 5 and 7
     assert finish(layers, sends=[Transfer(2, 60), Transfer(2, 40), Transfer(9, 10)]) == 15
     assert finish(layers, sends=[Transfer(2, 110)]) == 8  # one bucket, full after the second layer
-    assert finish(layers, sends=[Transfer(2, 6), Transfer(5, 5)]) == 11  # a tenth: 11 of 110
+    # Of the second bucket three parts, one after another from 6 on.
+    assert finish(layers, sends=[Transfer(9, 100), *[Transfer(1, n) for n in (10, 0, 0)]]) == 13
 
 
 def test_a_layer_waits_for_its_parameters_which_come_one_layer_ahead() -> None:
-    layers = [Work(1, 10), Work(0, 0), Work(4, 20), Work(1, 30)]
+    layers = [Pass(1, 10), Pass(0, 0), Pass(4, 20), Pass(1, 30)]
     gathers = [Transfer(2, 10), Transfer(3, 20), Transfer(1, 30)]
     # 0-2 first gather; 2-3 first layer, 2-5 second gather; 5-9 third layer, 5-6 last gather
     assert finish(layers, gathers) == 10
     assert finish(layers, [Transfer(0, 60)]) == 6
     assert finish(layers, gathers, [Transfer(7, 60)]) == 17
+
+
+# With their known figures: the issue's command and the paper's section 3.3.
+
+
+def test_vgg16_on_four_nodes_of_h200(composed: Compose) -> None:
+    words = ("experiment=imagenet_vgg16", "accelerator=ddp", "devices=8", "num_nodes=4")
+    on = Planner(parse(composed("plan", *words, "hardware=h200"), PlanConfig))
+    assert on.places == [(32, 4)]
+    point, parameters = on.predict(32, 4, on.batch_size), 138_357_544
+    for part in (point.memory.parameters, point.memory.gradients, point.memory.optimizer):
+        assert part == 4 * parameters
+    assert point.memory.fits
+    assert point.multiply_adds == pytest.approx(3 * 15.47e9 * 256, rel=0.01)  # 11.9 T
+    assert point.wire_bytes["all_reduce"] == pytest.approx(2 * 31 / 32 * 4 * parameters, abs=100)
+    assert point.situation.steps == 500_400
+    sent = on.sent(32, 4, 8)
+    assert on.strategy == "ddp"
+    assert sent["ddp"] == point.wire_bytes["all_reduce"]  # 1.07 GB
+    assert sent["ddp bf16"] == pytest.approx(sent["ddp"] / 2, rel=1e-3)
+    assert sent["fsdp"] == pytest.approx(1.5 * sent["ddp"], rel=0.02)
+    assert sent["ddp powersgd"] < sent["ddp"] / 50 < sent["hybrid"] < sent["ddp"] / 2
+
+
+def test_vgg16_up_to_4096_devices(composed: Compose) -> None:
+    words = ("experiment=imagenet_vgg16", "accelerator=ddp", "devices=1..4096")
+    plan = make_plan(parse(composed("plan", *words), PlanConfig))
+    assert [point.situation.devices for point in plan.points] == [2**n for n in range(13)]
+    assert {p.situation.batch_size // p.situation.devices for p in plan.points} == {256}
+    speeds = [point.images_per_second for point in plan.points]
+    assert speeds == sorted(speeds)
+    assert not any("left out" in note for note in plan.notes)
+
+
+def test_the_papers_four_gpus(composed: Compose) -> None:
+    words = ("experiment=paper/vgg16", "accelerator=ddp", "devices=1..4", "scaling=strong")
+    words += ("hardware=titan_black", "trainer.precision=32-true")
+    one, _, four = make_plan(parse(composed("plan", *words), PlanConfig)).points
+    assert four.images_per_second / one.images_per_second == pytest.approx(3.98, abs=0.005)
+    weeks = four.hours / (7 * 24)
+    assert 2 < weeks < 3

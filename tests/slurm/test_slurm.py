@@ -29,6 +29,7 @@ LONG = (
     *SPY,
     "+callbacks.spy.seconds=0.1",
     f"data.train_size={STEPS * 8}",
+    "data.num_workers=1",  # SLURM signals a loader's workers, too
     "data.flip=true",
     "data.shuffle=true",
     "model.dropout=0.5",

@@ -79,9 +79,7 @@ def add(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     original = assembly._callbacks
 
     def add(*callbacks: Callback) -> None:
-        monkeypatch.setattr(
-            assembly, "_callbacks", lambda *given: [*callbacks, *original(*given)]
-        )
+        monkeypatch.setattr(assembly, "_callbacks", lambda *given: [*callbacks, *original(*given)])
 
     return add
 

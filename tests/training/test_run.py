@@ -1,6 +1,7 @@
 """A whole run in one process: its folder, its metrics, its resume."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -170,9 +171,24 @@ def test_a_resumed_run_keeps_its_configuration(
 ) -> None:
     train(job(composed, "test=false", "trainer.max_epochs=1", run_dir=tmp_path))
     before = (tmp_path / ".hydra/config.yaml").read_text()
-    with pytest.raises(InputError, match=r"was trained with .*weights= starts a new one"):
+    with pytest.raises(InputError, match=r"was trained with .*another hydra\.run\.dir"):
         train(job(composed, "resume=auto", change, run_dir=tmp_path))
     assert (tmp_path / ".hydra/config.yaml").read_text() == before
+
+
+@pytest.mark.parametrize(
+    "change", ["scheduler=constant", "trainer.precision=bf16-mixed", "callbacks=[default,ema]"]
+)
+def test_a_job_that_continues_unasked_must_be_the_same_run(
+    change: str, composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two commands in one SLURM script have one folder."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(os, "isatty", lambda descriptor: False)
+    train(job(composed, "test=false", "trainer.max_epochs=1", run_dir=tmp_path))
+    with pytest.raises(InputError, match=r"another hydra\.run\.dir|without a moving average"):
+        train(job(composed, change, "test=false", "trainer.max_epochs=1", run_dir=tmp_path))
+    train(job(composed, "test=false", "trainer.max_epochs=1", run_dir=tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
 import os
 import re
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 
@@ -16,6 +18,7 @@ from lightning import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from vgglab.cluster.watch import AGAIN, say
+from vgglab.config.door import local_rank
 from vgglab.config.started import slurm_job
 
 _LAUNCHER = "VGGLAB_LAUNCHER"
@@ -34,7 +37,7 @@ def ending_with_launcher() -> Iterator[None]:
     if (sweep := os.environ.pop(_SWEEP, None)) is not None:
         _end_after(int(sweep), leaving)
     launcher = os.environ.get(_LAUNCHER)
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if local_rank() == 0:
         os.environ[_LAUNCHER] = str(os.getpid())  # they inherit it
     elif launcher is not None and "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun's are its own
         # The launcher may be gone already: then the first look ends this process.
@@ -78,6 +81,34 @@ def starts_processes(trainer: Trainer) -> bool:
     environment = getattr(trainer.strategy, "cluster_environment", None)
     by_lightning = environment is not None and not environment.creates_processes_externally
     return bool(trainer.world_size > 1 and by_lightning)
+
+
+def use_interface_of_master(trainer: Trainer) -> None:
+    """Have gloo talk through the network interface that leads to the first node.
+
+    It takes the one that the host's own name stands for: on Debian 127.0.1.1, which no other node
+    can reach. NCCL finds its interfaces by itself.
+    """
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if trainer.world_size == 1 or environment is None or "GLOO_SOCKET_IFNAME" in os.environ:
+        return
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as towards:
+        towards.connect((environment.main_address, 9))  # sends nothing
+        own = towards.getsockname()[0]
+        for _, name in socket.if_nameindex():
+            if _address_of(name, towards) == own:
+                os.environ["GLOO_SOCKET_IFNAME"] = name
+
+
+def _address_of(interface: str, any_socket: socket.socket) -> str | None:
+    import fcntl  # not on Windows, where the loop above finds no address either
+
+    request = struct.pack("256s", interface.encode())
+    try:
+        answer = fcntl.ioctl(any_socket, 0x8915, request)  # SIOCGIFADDR of Linux
+    except OSError:  # it has none
+        return None
+    return socket.inet_ntoa(answer[20:24])
 
 
 def run_apart(run_dir: Path) -> None:

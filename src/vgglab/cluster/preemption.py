@@ -12,6 +12,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import distributed
+from torch.optim import Optimizer
 
 from vgglab.config.door import process_rank
 
@@ -21,7 +22,8 @@ log = logging.getLogger(__name__)
 REQUEUE = 75
 
 # A person, or who stops a process; SLURM's warning, as Lightning and as submitit ask for it.
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")  # Windows has the first two
+_SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 # One Ctrl-C can reach a process twice: from the terminal, and from who launched it.
 _SAME_SECONDS = 1.0
 
@@ -33,9 +35,9 @@ class Preemption(Callback):
     finds the step. While nothing is trained there is nothing to finish, and the run ends at once.
     The exit code is REQUEUE; a second SIGINT ends the process as if there were no handler.
 
-    The processes agree through a group of their own on the CPU, asked before a step and answered
-    after it: no GPU is waited for, and no process waits for another one. (Lightning broadcasts the
-    first process's flag through the GPU before each step, and hears no other process.)
+    The processes ask each other when a step begins, and read the answer before its optimiser's
+    step, where `vgglab.training.finite` waits for the GPU anyhow. (Lightning broadcasts the first
+    process's flag before each step, waits for it, and hears no other process.)
     """
 
     def __init__(self) -> None:
@@ -44,7 +46,8 @@ class Preemption(Callback):
         self._process = os.getpid()
         self._previous: dict[signal.Signals, Any] = {}
         self._training = False
-        self._group: Any = None
+        self._rank = process_rank()
+        self._several = False
         self._question = torch.zeros(1, dtype=torch.int32)
         self._pending: Any = None
         self._agreed = False
@@ -60,33 +63,41 @@ class Preemption(Callback):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        stops = isinstance(error, SIGTERMException)
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        if isinstance(error, SIGTERMException):  # Lightning's would leave with exit code 0
+            # Who ends the other processes once one has ended must not change this one's exit code.
+            ends = number == signal.SIGINT or not stops
+            signal.signal(number, handler if ends else signal.SIG_IGN)
+        if stops:  # Lightning's would leave with exit code 0
             name = "another process's signal" if self._told is None else self._told.name
-            if process_rank() == 0:
+            if self._rank == 0:
                 log.warning("stopped by %s; resume=auto continues from the checkpoint", name)
             self._requeue()
-            # Whoever launched the processes kills the others when one fails, and the first one
-            # may still be writing.
-            waits = self._agreed and process_rank() > 0
+            # Whoever launched the processes ends the others when one fails, and the first one may
+            # still be writing.
+            waits = self._agreed and self._rank > 0
             raise SystemExit(0 if waits else REQUEUE) from error
 
     def take_over(self, trainer: Trainer) -> None:
         """Leave none of this to Lightning."""
+        self._rank, self._several = trainer.global_rank, trainer.world_size > 1
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         loop = trainer.fit_loop.epoch_loop
         loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.world_size > 1:
-            self._group = distributed.new_group(backend="gloo")
+        self._question = self._question.to(trainer.strategy.root_device)
         self._training = True
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self._ask()
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        self._answer()
 
     def on_train_batch_end(
         self,
@@ -96,16 +107,18 @@ class Preemption(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        stop = self._answer()
+        if not self._several:
+            self._answer()  # also to what it was told during the step
         # A step's first half, its accumulated gradients, is in no checkpoint; and at an epoch's
         # last batch its validation comes first.
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if stop and stepped and not trainer.is_last_batch:
+        if self._agreed and stepped and not trainer.is_last_batch:
             trainer._signal_connector.received_sigterm = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._ask()
-        if self._answer():
+        self._answer()
+        if self._agreed:
             trainer._signal_connector.received_sigterm = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -114,19 +127,18 @@ class Preemption(Callback):
             raise SIGTERMException
 
     def _ask(self) -> None:
-        if self._group is not None:
+        if self._several:
             self._question.fill_(self._told is not None)
-            self._pending = distributed.all_reduce(
-                self._question, distributed.ReduceOp.MAX, self._group, async_op=True
-            )
+            maximum = distributed.ReduceOp.MAX
+            self._pending = distributed.all_reduce(self._question, maximum, async_op=True)
 
-    def _answer(self) -> bool:
-        if self._group is None:
+    def _answer(self) -> None:
+        if not self._several:
             self._agreed = self._told is not None
-        else:
+        elif self._pending is not None:
             self._pending.wait()
+            self._pending = None
             self._agreed = self._agreed or bool(self._question)
-        return self._agreed
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
@@ -143,7 +155,7 @@ class Preemption(Callback):
 
     def _say(self) -> None:
         assert self._told is not None
-        if process_rank() == 0:
+        if self._rank == 0:
             again = "; once more stops at once" if self._told == signal.SIGINT else ""
             # Not through `print`, which the signal may have interrupted.
             os.write(2, f"{self._told.name}: stops after this step{again}\n".encode())
@@ -151,5 +163,5 @@ class Preemption(Callback):
     def _requeue(self) -> None:
         """Hand the signal on to submitit, which requeues its job by itself."""
         handler = None if self._told is None else self._previous.get(self._told)
-        if self._told in (signal.SIGUSR1, signal.SIGUSR2) and callable(handler):
+        if self._told not in (signal.SIGINT, signal.SIGTERM) and callable(handler):
             handler(self._told, None)

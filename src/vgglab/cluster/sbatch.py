@@ -58,8 +58,6 @@ def sbatch_script(
     words = [shlex.quote(word) for word in (*command, *kept)]
     if "hydra.run.dir" not in kept.values():
         words.append(f'{shlex.quote(f"hydra.run.dir={folder}/slurm-")}"$SLURM_JOB_ID"')
-    if "resume" not in kept.values():
-        words.append("resume=auto")
     return _SCRIPT.format(
         head="\n".join(f"#SBATCH {option}" for option in _options(job, asked)),
         setup="".join(f"{line}\n" for line in job.slurm.setup),
@@ -72,7 +70,7 @@ def sbatch_script(
 def _options(job: SbatchConfig, asked: dict[str, int | None]) -> list[str]:
     slurm = job.slurm
     values: dict[str, str | int | None] = {
-        "job-name": job.name or "train",
+        "job-name": re.sub(r"[^\w.-]", "_", job.name or "train"),
         "nodes": asked["nodes"],
         "ntasks-per-node": asked["tasks_per_node"],
         "gpus-per-node": asked["gpus_per_node"],

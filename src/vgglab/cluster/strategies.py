@@ -37,9 +37,11 @@ from vgglab.errors import InputError
 
 def strategy(accelerator: AcceleratorConfig) -> Strategy | str:
     """How the processes of a run share their work."""
-    if accelerator.strategy == "auto":
+    devices = accelerator.devices
+    one = len(devices) == 1 if isinstance(devices, list) else devices in (1, "auto")
+    if accelerator.strategy == "auto" and one and accelerator.num_nodes == 1:
         return "auto"
-    if accelerator.strategy != "ddp":
+    if accelerator.strategy in ("fsdp", "hybrid"):
         return Sharded(accelerator)
     hook: dict[str, Any] = {}
     if accelerator.gradient_compression == "bf16":

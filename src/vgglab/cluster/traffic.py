@@ -13,6 +13,7 @@ from vgglab.cluster.sharding import blocks_of, dense_layers
 from vgglab.config.schema import AcceleratorConfig
 
 Kind = Literal["all_reduce", "all_gather", "reduce_scatter", "broadcast", "all_to_all"]
+Role = Literal["parameters", "parameters again", "gradients", "features", "other"]
 
 # Rings: a reduction's sums and what is gathered pass each device but one.
 _ROUNDS = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1, "broadcast": 1, "all_to_all": 1}
@@ -32,15 +33,18 @@ class Collective:
     bytes: int
     """Of the whole tensor: what is reduced, what is gathered in the end, what is scattered."""
     group_size: int
-    count: int = 1
-    overlaps: bool = False
-    """With the backward pass."""
+    role: Role = "other"
+    """What it carries. Parameters come beside the forward pass, or again beside the backward pass,
+    and gradients go beside that; the devices wait for all else."""
+    covers: int = 0
+    """Bytes of the device's layers' parameters, as stored, that it brings, or whose gradients it
+    completes."""
 
     @property
     def wire_bytes(self) -> float:
-        """What one device sends in a ring, all `count` together."""
+        """What one device sends in a ring."""
         n = self.group_size
-        return self.count * self.bytes * _ROUNDS[self.kind] * (n - 1) / n
+        return self.bytes * _ROUNDS[self.kind] * (n - 1) / n
 
 
 def collectives(
@@ -95,14 +99,16 @@ def _buffers(network: nn.Module, world_size: int, size: int) -> Iterator[Collect
 def _gradients(
     network: nn.Module, accelerator: AcceleratorConfig, world_size: int, size: int
 ) -> Iterator[Collective]:
+    sent = 2 if accelerator.gradient_compression == "bf16" else size
     for bucket in _buckets(network, size):
+        whole = sum(shape.numel() for shape in bucket)
+        parts = [whole]
         if accelerator.gradient_compression == "powersgd":
             parts = _power_sgd(bucket, accelerator.powersgd_rank)
-        else:
-            parts = [sum(shape.numel() for shape in bucket)]
-        sent = 2 if accelerator.gradient_compression == "bf16" else size
+        covers = size * whole  # all by the first part: the others follow it at once
         for numbers in parts:
-            yield Collective("all_reduce", sent * numbers, world_size, overlaps=True)
+            yield Collective("all_reduce", sent * numbers, world_size, "gradients", covers)
+            covers = 0
 
 
 def _buckets(network: nn.Module, size: int) -> Iterator[list[torch.Size]]:
@@ -132,13 +138,17 @@ def _power_sgd(shapes: Sequence[torch.Size], rank: int) -> list[int]:
 
 
 def _fully_sharded(network: nn.Module, world_size: int, size: int) -> Iterator[Collective]:
-    blocks = [size * _padded(_shapes(block), world_size) for block in blocks_of(network)]
-    for block in blocks:
-        yield Collective("all_gather", block, world_size)
-    for block in reversed(blocks):
-        if block is not blocks[-1]:  # which stays whole between the passes
-            yield Collective("all_gather", block, world_size, overlaps=True)
-        yield Collective("reduce_scatter", block, world_size, overlaps=True)
+    blocks = []
+    for block in blocks_of(network):
+        shapes = _shapes(block)
+        covers = size * sum(shape.numel() for shape in shapes)
+        blocks.append((size * _padded(shapes, world_size), covers))
+    for padded, covers in blocks:
+        yield Collective("all_gather", padded, world_size, "parameters", covers)
+    for index, (padded, covers) in enumerate(reversed(blocks)):
+        if index:  # the last block stays whole between the passes
+            yield Collective("all_gather", padded, world_size, "parameters again", covers)
+        yield Collective("reduce_scatter", padded, world_size, "gradients", covers)
 
 
 def _hybrid(
@@ -150,21 +160,23 @@ def _hybrid(
     backward: list[Collective] = []  # the last one first
     for block in blocks_of(network):
         shapes, group = _shapes(block), world_size
+        covers = size * sum(shape.numel() for shape in shapes)
         if block[0] in (fc6, fc7):
             group //= tensor_parallel
+            covers //= tensor_parallel
             across = 0 if block[0] is fc6 else 1  # fc7's bias is whole on all
             shapes = [_split(shape, across, tensor_parallel) for shape in shapes]
         parameters = size * _padded(shapes, group)
-        forward.append(Collective("all_gather", parameters, group))
-        backward.append(Collective("reduce_scatter", parameters, group, overlaps=True))
+        forward.append(Collective("all_gather", parameters, group, "parameters", covers))
+        backward.append(Collective("reduce_scatter", parameters, group, "gradients", covers))
         if block[0] is fc6:
             features = fc6.in_features * images
-            forward.append(Collective("all_gather", features, tensor_parallel))
-            backward.append(Collective("reduce_scatter", features, tensor_parallel))
+            forward.append(Collective("all_gather", features, tensor_parallel, "features"))
+            backward.append(Collective("reduce_scatter", features, tensor_parallel, "features"))
         elif block[0] is fc7:
             features = fc7.out_features * images
-            forward.append(Collective("reduce_scatter", features, tensor_parallel))
-            backward.append(Collective("all_gather", features, tensor_parallel))
+            forward.append(Collective("reduce_scatter", features, tensor_parallel, "features"))
+            backward.append(Collective("all_gather", features, tensor_parallel, "features"))
     for collective in (*forward, *reversed(backward)):
         if collective.group_size > 1:
             yield collective

@@ -11,15 +11,19 @@ from threading import Event, Lock, Thread
 from types import TracebackType
 from typing import NoReturn
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies.launchers import subprocess_script
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import distributed
 
 from vgglab.cluster.channel import Channel, Word
+from vgglab.cluster.preemption import REQUEUE
 from vgglab.cluster.signs import Sign, address, blame, is_loss, missed_meeting, place, shortened
 from vgglab.cluster.submitit_tasks import report_end
 from vgglab.config.door import FULL_TRACEBACK
 from vgglab.config.errors import explain
+from vgglab.errors import InputError
 
 # What a process group is given beyond `timeout_seconds`: the processes of a launch do not begin in
 # the same second, and the watch must speak before NCCL's own watchdog aborts the process.
@@ -79,8 +83,29 @@ class Watch(Callback):
         if self.trainer.world_size > 1:
             if isinstance(error, Exception):
                 self._fail(error)
+            elif isinstance(error, SIGTERMException) and not self.trainer.received_sigterm:
+                # Told at a moment when it does not ask the others.
+                self.channel.tell(
+                    (REQUEUE, f"{self._name()} was told to stop"), self.trainer.world_size
+                )
             self._ended.set()
             self.channel.close()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find processes that continue from different checkpoints.
+
+        Raises:
+            InputError: some see other files in the run's folder than others.
+        """
+        step = trainer.global_step
+        extremes = torch.tensor([step, -step], device=trainer.strategy.root_device)
+        distributed.all_reduce(extremes, distributed.ReduceOp.MAX)
+        last, first = int(extremes[0]), -int(extremes[1])
+        if first != last:
+            raise InputError(
+                f"the processes see different checkpoints in the run's folder: steps {first} and "
+                f"{last}; give resume=PATH, or wait until the file system shows all the same"
+            )
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

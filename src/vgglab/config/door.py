@@ -27,11 +27,18 @@ _FIRST_SPEAKS = 10.0  # seconds
 
 
 def process_rank() -> int:
-    """This process's number among those of its run, as torchrun, SLURM or Lightning gave it."""
-    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "SUBMITIT_LOCAL_GLOBALID"):
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return 0
+    """This process's number among those of its run, as torchrun, Lightning or SLURM gave it."""
+    return _number("RANK", "LOCAL_RANK", "SLURM_PROCID", "SUBMITIT_LOCAL_GLOBALID")
+
+
+def local_rank() -> int:
+    """Its number among those of its node."""
+    return _number("LOCAL_RANK", "SLURM_LOCALID", "SUBMITIT_LOCAL_LOCALID")
+
+
+def _number(*names: str) -> int:
+    given = (os.environ.get(name, "") for name in names)
+    return next((int(number) for number in given if number.isdigit()), 0)
 
 
 @contextmanager

@@ -35,6 +35,8 @@ _OURS = (
     "lightning.pytorch.loggers.CSVLogger",
     "lightning.pytorch.loggers.TensorBoardLogger",
 )
+# Of scripts/sbatch.py: what a shell runs, and sbatch reads.
+_SHELL = ("setup", "command", "options")
 _NEVER_SWEPT = ("hydra", "allowed_targets", "run_dir", "callbacks", "logger")
 # The texts that are names; other texts of a launcher or sweeper are commands, programs, addresses.
 _PLUGIN_NAMES = (
@@ -74,6 +76,11 @@ def for_the_command_line(content: dict[Any, Any], allowed_targets: Sequence[str]
         yield "run_dir"
     for group in ("callbacks", "logger"):
         yield from (f"{group}{inner}" for inner in _writers(content.get(group), allowed_targets))
+    slurm = content.get("slurm", {})
+    if isinstance(slurm, str):
+        yield "slurm"
+    elif isinstance(slurm, dict):
+        yield from (f"slurm.{name}" for name in _SHELL if slurm.get(name))
     section = content.get("hydra", {})
     if not isinstance(section, dict):
         yield "hydra"

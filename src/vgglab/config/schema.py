@@ -424,7 +424,7 @@ class PlanConfig(TrainConfig):
     devices: PositiveInt | Annotated[list[PositiveInt], Field(min_length=1)] | None
     num_nodes: PositiveInt | None
     batch_size: Literal["auto"] | None
-    scaling: Literal["strong", "weak"]
+    scaling: Literal["strong", "weak"] | None
     images: PositiveInt | None
     classes: Annotated[int, Field(ge=2)] | None
     image_bytes: NonNegativeFloat | None

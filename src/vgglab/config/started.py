@@ -5,6 +5,8 @@ import time
 
 from omegaconf import OmegaConf
 
+from vgglab.errors import InputError
+
 _KEY = "vgglab/started"
 
 
@@ -31,21 +33,26 @@ def slurm_job() -> str | None:
 
 
 def _started() -> str:
-    if (job := slurm_job()) is not None:
-        return f"slurm-{job}"
-    now = time.strftime("%Y-%m-%d_%H-%M-%S")
-    return _agreed(now) if "TORCHELASTIC_RUN_ID" in os.environ else now
+    job = slurm_job()
+    own = time.strftime("%Y-%m-%d_%H-%M-%S") if job is None else f"slurm-{job}"
+    return _agreed(own) if "TORCHELASTIC_RUN_ID" in os.environ else own
 
 
-def _agreed(now: str) -> str:
+def _agreed(own: str) -> str:
     """Of torchrun's processes the first one's, also after torchrun has restarted them.
 
     The store is torchrun's, which outlives its processes.
+
+    Raises:
+        InputError: there is none.
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return now
+        raise InputError(
+            "give hydra.run.dir=FOLDER: with TORCH_DISABLE_SHARE_RDZV_TCP_STORE the processes of "
+            "torchrun cannot agree on one"
+        )
     from torch import distributed  # lazily: --help does not need torch
 
     where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = distributed.TCPStore(*where, is_master=False)  # type: ignore[attr-defined]
-    return str(store.compare_set(_KEY, "", now).decode())
+    return str(store.compare_set(_KEY, "", own).decode())

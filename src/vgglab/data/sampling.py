@@ -5,6 +5,9 @@ threads call it "not resumable"). Here the order is a pure function of (seed, ep
 is two integers.
 """
 
+import atexit
+import multiprocessing
+import signal
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -168,6 +171,7 @@ class ResumableLoader(DataLoader[Any]):
             batch_size=None,
             sampler=batches,
             collate_fn=_as_it_is,
+            worker_init_fn=_outlive_sigterm,
             generator=generator,
             **kwargs,
         )
@@ -192,6 +196,22 @@ class ResumableLoader(DataLoader[Any]):
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.sampler.resume(state["epoch"], state["batches"])
         self._done = state["batches"]
+
+
+def _outlive_sigterm(worker: int) -> None:
+    """SLURM sends it to all processes of a job, and the step that is to be finished may yet need
+    this one."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@atexit.register
+def _end_workers() -> None:
+    """Python would terminate them with the signal that they do not hear, and wait."""
+    workers = [process for process in multiprocessing.active_children() if process.daemon]
+    if workers and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would call it an error
+    for worker in workers:
+        worker.kill()
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -63,12 +63,21 @@ class StepCost:
     """What the forward pass made that is alive when the backward pass begins."""
     input_bytes: int
     """Images (float32) and labels."""
-    peak_bytes: int
-    """The most that is alive at a time in any step but the first, all of the above included."""
+    passes_peak_bytes: int
+    """The most that is alive at a time in both passes of any step but the first, all of the above
+    included."""
+    gradientless_peak_bytes: int
+    """The same without the gradients."""
+    update_peak_bytes: int
+    """The most that is alive at a time in the optimiser's step."""
     update_bytes: int
     """Read and written by the optimiser's step."""
     layers: list[LayerCost]
     """In forward order."""
+
+    @property
+    def peak_bytes(self) -> int:
+        return max(self.passes_peak_bytes, self.update_peak_bytes)
 
     @property
     def forward_flops(self) -> int:
@@ -142,7 +151,9 @@ def measure_step(
                 value: Tensor = loss(network(images.to(dtype, memory_format=memory_format)), labels)
                 return value
 
-        def step() -> int:
+        def step() -> tuple[int, int, int, int]:
+            ledger.restart_peak()
+            gradients = ledger.numbers(p.grad for p in parameters)
             # The first micro-batch makes the gradients, all others add to them alike.
             for index in range(min(accumulate, 2)):
                 ledger.work.clear()
@@ -156,17 +167,19 @@ def measure_step(
                 with ledger.recording("backward", "loss"):
                     value.backward()  # type: ignore[no-untyped-call]
                 del value
+            gradients |= ledger.numbers(p.grad for p in parameters)
+            peaks = ledger.peak(), ledger.peak(without=gradients)
+            ledger.restart_peak()
             with ledger.recording("update", "update"):
                 optimizer.step()
-            return activation_bytes
+            return activation_bytes, *peaks, ledger.peak()
 
         try:
             step()
         except (RuntimeError, ValueError) as error:
             size = "x".join(map(str, image_shape))
             raise InputError(f"no training step on images of {size}: {error}") from error
-        ledger.restart_peak()
-        activation_bytes = step()
+        activation_bytes, *peaks = step()
         return StepCost(
             batch_size=batch_size,
             parameters=sum(p.numel() for p in network.parameters()),
@@ -175,7 +188,9 @@ def measure_step(
             optimizer_bytes=_bytes(v for state in optimizer.state.values() for v in state.values()),
             activation_bytes=activation_bytes,
             input_bytes=_bytes([images, labels]),
-            peak_bytes=ledger.peak,
+            passes_peak_bytes=peaks[0],
+            gradientless_peak_bytes=peaks[1],
+            update_peak_bytes=peaks[2],
             update_bytes=ledger.work["update", "update"].bytes,
             layers=_layers(network, names, ledger.work),
         )

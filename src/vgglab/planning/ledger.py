@@ -1,9 +1,11 @@
 """A book of what operations allocate, compute and move, kept while they run."""
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate, count
 from typing import Any, Literal
 
 import torch
@@ -42,20 +44,40 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, modules: ModuleTracker, names: Mapping[str, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.live = 0
-        """Bytes of all storages that are alive."""
-        self.peak = 0
-        """The most since `restart_peak` (or the beginning)."""
+        self._changes: list[tuple[int, int]] = []
+        """Each storage by number, with the bytes that came or, negative, went; those that there
+        were at the beginning come first."""
         self.work: dict[tuple[str, Phase], Work] = {}
         """By the module's name and the phase, in order of first use."""
-        self._storages: dict[int, weakref.ref[Any]] = {}
+        self._storages: dict[int, tuple[int, weakref.ref[Any]]] = {}
+        self._numbers = count()
         self._modules = modules
         self._names = names
         self._phase: Phase | None = None
         self._elsewhere = ""
 
+    @property
+    def live(self) -> int:
+        """Bytes of all storages that are alive."""
+        return sum(size for _, size in self._changes)
+
+    def peak(self, without: Collection[int] = ()) -> int:
+        """The most that was alive at a time since `restart_peak` (or the beginning).
+
+        Args:
+            without: numbers of storages that are not to count, see `numbers`.
+        """
+        return max(accumulate(size for number, size in self._changes if number not in without))
+
     def restart_peak(self) -> None:
-        self.peak = self.live
+        alive = Counter[int]()
+        for number, size in self._changes:
+            alive[number] += size
+        self._changes = [(number, size) for number, size in alive.items() if size]
+
+    def numbers(self, tensors: Iterable[Tensor | None]) -> set[int]:
+        """Of the tensors' storages."""
+        return {self._storages[id(t.untyped_storage())][0] for t in tensors if t is not None}
 
     @contextmanager
     def recording(self, phase: Phase, elsewhere: str) -> Iterator[None]:
@@ -88,14 +110,14 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         key, size = id(storage), storage.nbytes()
         if key in self._storages:
             return
+        number = next(self._numbers)
 
         def free(_: Any) -> None:
             del self._storages[key]
-            self.live -= size
+            self._changes.append((number, -size))
 
-        self._storages[key] = weakref.ref(storage, free)
-        self.live += size
-        self.peak = max(self.peak, self.live)
+        self._storages[key] = number, weakref.ref(storage, free)
+        self._changes.append((number, size))
 
 
 def _moved(func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> int:

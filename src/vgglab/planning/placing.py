@@ -1,12 +1,35 @@
 """How many devices, images and steps a planned run has: what its configuration leaves to others."""
 
 import math
+from dataclasses import dataclass
 
 from vgglab.config.schema import PlanConfig
 from vgglab.data import ImageDataModule
 from vgglab.data.known import TrainingImages, known_images
 from vgglab.errors import InputError
 from vgglab.planning.hardware import Hardware
+from vgglab.planning.memory import Held
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Where a step runs and what it is a part of."""
+
+    devices: int
+    nodes: int
+    batch_size: int
+    """Of all devices together, one micro-batch."""
+    accumulate: int
+    """Micro-batches an optimiser step."""
+    steps: int
+    """Optimiser steps of the whole run."""
+    precision: str
+    """Lightning's name."""
+    held: Held
+    image_bytes: float
+    """Mean, as stored; 0: nothing is read."""
+    pixel_bytes: int
+    """Of one image on its way to the device."""
 
 
 def places_of(job: PlanConfig, hardware: Hardware) -> list[tuple[int, int]]:
@@ -61,7 +84,9 @@ def images_of(job: PlanConfig, data: ImageDataModule) -> TrainingImages:
             "data; give images=N classes=N, and image_bytes=N, their mean size"
         )
     mean_bytes = job.image_bytes
-    if mean_bytes is None and known is not None:
+    if job.data.arguments.get("in_memory") is True:
+        mean_bytes = 0.0
+    elif mean_bytes is None and known is not None:
         mean_bytes = known.mean_bytes
     return TrainingImages(count, classes, mean_bytes)
 

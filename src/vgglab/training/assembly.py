@@ -1,6 +1,6 @@
 """The parts of a run, from its configuration."""
 
-import os
+from pathlib import Path
 
 import torch
 from lightning import Callback, Trainer
@@ -11,6 +11,7 @@ from torch import nn
 
 from vgglab.cluster.preemption import Preemption
 from vgglab.cluster.strategies import refuse_misfit, strategy
+from vgglab.config.door import local_rank
 from vgglab.config.schema import TrainConfig, plain
 from vgglab.data import ImageDataModule
 from vgglab.data.sampling import per_device_batch_size
@@ -18,19 +19,21 @@ from vgglab.errors import InputError
 from vgglab.networks import load_weights
 from vgglab.networks.weights import misfits
 from vgglab.reporting.tensorboard import flatten
+from vgglab.training.callbacks import Checkpoint
 from vgglab.training.checkpointing import CheckpointWriter, Start
 from vgglab.training.classifier import Classifier, horizon_of
 from vgglab.training.optim import parameter_groups
 
 # What a resumed run may not change, and what of it may differ on another machine.
 _FIXED = ("model", "optimizer", "loss", "data", "seed", "decay_norm_and_bias")
+_OF_A_RUN = ("scheduler", "trainer", "callbacks", "weights")
 _FREE = ("data.root", "data.num_workers", "data.memory_limit_gib")
 
 
 def build_data(job: TrainConfig) -> ImageDataModule:
     """The data, prepared and found whole by one process of each node."""
     data: ImageDataModule = job.data.build("data")
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if local_rank() == 0:
         # Before anything is written, so that a missing folder costs nothing; one process a node
         # downloads, the others find the files when Lightning lets them continue.
         data.prepare_data()
@@ -103,6 +106,10 @@ def _callbacks(job: TrainConfig, start: Start | None) -> list[Callback]:
             callbacks.append(callback.build(f"callbacks.{name}"))
         except MisconfigurationException as error:
             raise InputError(f"callbacks.{name}: {error}") from error
+    if not any(isinstance(callback, Checkpoint) and callback.follows for callback in callbacks):
+        # For a run that is told to stop, which writes no other checkpoint.
+        folder = Path(job.run_dir) / "checkpoints"
+        callbacks.append(Checkpoint(dirpath=folder, filename="last", every_n_epochs=0))
     averages = any(isinstance(callback, WeightAveraging) for callback in callbacks)
     if start is not None and start.averages != averages:
         with_or_without = "with" if start.averages else "without"
@@ -153,11 +160,13 @@ def rehearse(classifier: Classifier, data: ImageDataModule, trainer: Trainer) ->
 def _refuse_another_configuration(job: TrainConfig, start: Start) -> None:
     """A checkpoint brings its weights and its optimiser's settings: others would be ignored."""
     before, now = flatten(start.config), flatten(plain(job))
+    # Nobody said that this is the same run: then it must be.
+    kept = _FIXED if job.resume is not None else (*_FIXED, *_OF_A_RUN)
     for name in sorted(before.keys() | now.keys()):
-        fixed = name.split(".")[0] in _FIXED and name not in _FREE
+        fixed = name.split(".")[0] in kept and name not in _FREE
         then, wanted = before.get(name), now.get(name)
         if fixed and then != wanted:
             raise InputError(
                 f"{start.path} was trained with {name}={then}, not {wanted}; a resumed run keeps "
-                "it, and weights= starts a new one"
+                "it, another hydra.run.dir (with weights=, if you like) starts a new one"
             )

@@ -110,6 +110,11 @@ class Checkpoint(ModelCheckpoint):
         return bool(at_its_end and self._every_n_epochs and epochs % self._every_n_epochs == 0)
 
     @property
+    def follows(self) -> bool:
+        """Whether its file is the run's latest state, whenever it is written."""
+        return self.monitor is None and self.save_top_k == 1 and not self.save_weights_only
+
+    @property
     def _is_latest(self) -> bool:
         """Whether this is about the run's latest state: of steps, also at an epoch's end."""
         return self.monitor is None and self.save_top_k == 1 and self._every_n_train_steps > 0
@@ -160,8 +165,7 @@ class Checkpoint(ModelCheckpoint):
 
     def _save_before_the_end(self, trainer: Trainer) -> None:
         """Of a run that was told to stop (vgglab.cluster.preemption), where it stops."""
-        follows = self.monitor is None and self.save_top_k == 1 and not self.save_weights_only
-        stops = trainer.received_sigterm and follows
+        stops = trainer.received_sigterm and self.follows
         if stops and not self._should_skip_saving_checkpoint(trainer):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 

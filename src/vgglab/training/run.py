@@ -14,7 +14,13 @@ from lightning import Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from vgglab.cluster.launch import ending_with_launcher, resume_setting, run_apart, starts_processes
+from vgglab.cluster.launch import (
+    ending_with_launcher,
+    resume_setting,
+    run_apart,
+    starts_processes,
+    use_interface_of_master,
+)
 from vgglab.cluster.preemption import Preemption
 from vgglab.cluster.watch import Watch
 from vgglab.config.door import FULL_TRACEBACK
@@ -84,6 +90,7 @@ def _train(job: TrainConfig, preemption: Preemption) -> dict[str, float]:
         run_apart(run_dir)
         result: dict[str, float] = json.loads((run_dir / "metrics.json").read_text())
         return result
+    use_interface_of_master(trainer)
     watch = Watch(trainer, job.accelerator.timeout_seconds)
     with watch, _own_folder(job, start) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:

@@ -1,0 +1,141 @@
+"""What a device's memory holds under each strategy, from what a device that has all would need."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from vgglab.cluster.traffic import Collective
+from vgglab.config.schema import AcceleratorConfig
+from vgglab.planning.footprint import StepCost
+
+
+@dataclass(frozen=True)
+class Held:
+    """Which part of everything a device holds, and what else."""
+
+    kept: float = 1.0
+    """Share of the parameters and of the optimiser's state."""
+    gradients_kept: float = 1.0
+    passing: bool = False
+    """A gradient goes to a place of its own once it is made: a bucket, or a device's part."""
+    gathered_bytes: int = 0
+    """Beside that: parameters of others, gradients on their way."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a device."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    gathered: int
+    activations: int
+    inputs: int
+    peak: int
+    available: int
+
+    @property
+    def fits(self) -> bool:
+        return self.peak <= self.available
+
+
+def held_by(
+    accelerator: AcceleratorConfig,
+    devices: int,
+    accumulate: int,
+    cost: StepCost,
+    issued: Sequence[Collective],
+) -> Held:
+    """Which part of everything a device of `devices` holds.
+
+    Args:
+        accelerator: the strategy, not `auto`.
+        devices: in all.
+        accumulate: micro-batches an optimiser step.
+        cost: of a device that has everything.
+        issued: what a micro-batch sends.
+    """
+    if not issued:
+        return Held()
+    sent = [c for c in issued if c.role == "gradients"]
+    sizes = [c.bytes for c in sent]
+    if accelerator.strategy == "ddp":
+        largest = max(layer.parameter_bytes for layer in cost.layers)
+        gathered = 0 if accumulate > 1 else largest  # until it is copied to its bucket
+        if accelerator.gradient_compression == "bf16":
+            gathered += sum(sizes)
+        elif accelerator.gradient_compression == "powersgd":
+            # Errors of all, and of one bucket what enters and the new error.
+            gathered += cost.gradient_bytes + 2 * largest
+        return Held(passing=True, gathered_bytes=gathered)
+    # What accumulates is not sent, and stays whole.
+    kept, gradients_kept = 1 / devices, 1 / devices if accumulate == 1 else 1.0
+    if accelerator.strategy == "fsdp":
+        # A block's parameters and gradients, the parameters that come next in the backward pass and
+        # the gradients that are on their way.
+        blocks = [0, *sizes, 0]
+        gathered = max(
+            a + 2 * b + c for a, b, c in zip(blocks[:-2], sizes, blocks[2:], strict=True)
+        )
+        return Held(kept, gradients_kept, True, gathered)
+    features = [c for c in issued if c.role == "features"]
+    if features and features[0].group_size == devices:  # nobody else has this part
+        split = cost.parameter_bytes - sum(c.covers for c in sent)
+        sizes.append(split // devices)
+    # All stay after they were gathered; a gradient is copied before it is sent. Features come in
+    # the forward pass, and the same again in the backward pass.
+    gathered = sum(sizes) + 2 * max(sizes) + sum(c.bytes for c in features) // 2
+    return Held(kept, gradients_kept, True, gathered)
+
+
+def memory_of(cost: StepCost, available: int, held: Held) -> Memory:
+    """What a device needs.
+
+    Args:
+        cost: of a micro-batch on a device that has everything.
+        available: bytes for tensors.
+        held: see there.
+    """
+    whole = cost.parameter_bytes, cost.gradient_bytes, cost.optimizer_bytes
+    shares = held.kept, held.gradients_kept, held.kept
+    kept = [round(share * size) for share, size in zip(shares, whole, strict=True)]
+    passes = cost.passes_peak_bytes
+    if held.passing:
+        passes = cost.gradientless_peak_bytes + cost.gradient_bytes
+    passes += sum(kept) - sum(whole) + held.gathered_bytes
+    temporary = cost.update_peak_bytes - sum(whole) - cost.input_bytes
+    update = sum(kept) + cost.input_bytes + round(held.kept * temporary)
+    return Memory(
+        parameters=kept[0],
+        gradients=kept[1],
+        optimizer=kept[2],
+        gathered=held.gathered_bytes,
+        activations=cost.activation_bytes,
+        inputs=cost.input_bytes,
+        peak=max(passes, update),
+        available=available,
+    )
+
+
+def share_dense(cost: StepCost, single: StepCost, parallel: int, *, alone: bool) -> StepCost:
+    """The cost of a device that has 1/`parallel` of fc6 and fc7, for the images of as many devices:
+    the same arithmetic, and that part of the memory traffic that the weights have.
+
+    Args:
+        cost: of a device's own images.
+        single: of one image, whose traffic in these layers is that of the weights.
+        parallel: devices that share.
+        alone: nobody else has this part, so that it is neither gathered nor averaged.
+    """
+    fc6, fc7, _ = [i for i, layer in enumerate(cost.layers) if layer.parameter_bytes][-3:]
+    layers = list(cost.layers)
+    for index in (fc6, fc7):
+        layer, weights = cost.layers[index], single.layers[index]
+        saved = 1 - 1 / parallel
+        layers[index] = replace(
+            layer,
+            forward_bytes=round(layer.forward_bytes - saved * weights.forward_bytes),
+            backward_bytes=round(layer.backward_bytes - saved * weights.backward_bytes),
+            parameter_bytes=0 if alone else layer.parameter_bytes // parallel,
+        )
+    return replace(cost, layers=layers)
