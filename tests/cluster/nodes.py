@@ -51,10 +51,9 @@ def unavailable() -> str | None:
 @contextmanager
 def two_nodes() -> Iterator[tuple[Node, Node]]:
     """Two nodes that reach each other and nothing else, until the end of the context."""
-    number = os.getpid() % 65536
-    nodes = tuple(
-        Node(f"node{i}-{number}", f"10.{number // 256}.{number % 256}.{i + 1}") for i in (0, 1)
-    )
+    number = os.getpid()
+    # After 127.0.0.1: of two processes gloo has the one with the later address call the other.
+    nodes = tuple(Node(f"node{i}-{number}", f"192.168.0.{i + 1}") for i in (0, 1))
     try:
         for node, other in zip(nodes, reversed(nodes), strict=True):
             # What `ip netns exec` puts in the place of /etc/hosts, with a node's own name as Debian

@@ -47,7 +47,7 @@ class Torchrun:
 
     def start(self, per_node: int, meeting: str, *overrides: str) -> None:
         for number, node in enumerate(self.nodes):
-            where = {"first": self.nodes[0].address, "port": PORT}
+            where = {"first": self.nodes[0].name, "port": PORT}
             launch = [word.format(number=number, **where) for word in MEETINGS[meeting]]
             command = node.command(
                 *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2"),

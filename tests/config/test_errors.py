@@ -2,10 +2,26 @@
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.errors import MissingConfigException
 
 from tests.conftest import ROOT
 from vgglab.config.errors import did_you_mean, explain
 from vgglab.errors import InputError
+
+
+@pytest.mark.parametrize(
+    "said", ["sbatch: error: no such\npartition", 'Could not detect "srun", are you on a cluster?']
+)
+def test_what_slurm_refuses_is_one_line(said: str) -> None:
+    line = explain(RuntimeError(said))
+    assert line is not None
+    assert line.startswith("hydra/launcher=slurm: ")
+    assert "\n" not in line
+
+
+def test_a_launcher_that_is_not_installed_says_how_to_have_it() -> None:
+    missing = MissingConfigException("", "hydra/launcher/submitit_slurm", ["basic"])
+    assert explain(missing) == "hydra/launcher=slurm needs submitit: uv sync --extra slurm"
 
 
 @pytest.mark.parametrize(

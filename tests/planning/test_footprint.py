@@ -1,6 +1,6 @@
 """Against torch's own measurement of the same step, on a CPU, and against figures by hand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from tests.planning.peak import peak_of_the_last
 from vgglab.errors import InputError
 from vgglab.networks import build_vgg, layer_names
 from vgglab.planning.footprint import StepCost, largest_batch, measure_step
@@ -37,17 +38,18 @@ def torchs_own(
     channels_last: bool = True,
     accumulate: int = 1,
 ) -> int:
-    """The peak of a second step in bytes, from what torch's profiler saw the CPU allocate."""
+    """The peak of a second step in bytes."""
     dtype = torch.bfloat16 if precision == "bf16-true" else torch.float32
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    with torch.profiler.profile(profile_memory=True) as profile:
+
+    def steps() -> Iterator[None]:
         network = make().train().to(dtype).to(memory_format=memory_format)
         optimizer = make_optimizer(list(network.parameters()))
         loss = nn.CrossEntropyLoss()
         images = torch.randn(batch_size, 3, side, side)
         labels = torch.randint(CLASSES, (batch_size,))
-
-        def step() -> None:
+        for _ in range(2):
+            yield
             for index in range(accumulate):
                 with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
                     value = loss(network(images.to(dtype, memory_format=memory_format)), labels)
@@ -57,19 +59,7 @@ def torchs_own(
                 del value
             optimizer.step()
 
-        step()
-        with torch.profiler.record_function("second step"):
-            step()
-    assert profile.profiler is not None
-    assert profile.profiler.kineto_results is not None
-    live = peak = 0
-    for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
-        if event.name() == "second step":
-            peak = live
-        elif event.name() == "[memory]":
-            live += event.nbytes()
-            peak = max(peak, live)
-    return peak
+    return peak_of_the_last(steps())
 
 
 @pytest.mark.parametrize(

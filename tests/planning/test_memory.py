@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState
 from torch.distributed.device_mesh import init_device_mesh
@@ -73,6 +73,18 @@ def torchs_own(accelerator: AcceleratorConfig, batch_size: int) -> int:
         return peak_of_the_last(steps())
 
 
+class Done:
+    """Of a collective that is over as soon as it is begun, as a GPU's is for the host."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+
+    def get_future(self) -> torch.futures.Future[list[Tensor]]:
+        future: torch.futures.Future[list[Tensor]] = torch.futures.Future()
+        future.set_result([self._tensor])
+        return future
+
+
 def data_parallel(network: nn.Module, accelerator: AcceleratorConfig) -> nn.Module:
     run = nn.parallel.DistributedDataParallel(
         network, gradient_as_bucket_view=True, static_graph=True
@@ -97,7 +109,10 @@ def data_parallel(network: nn.Module, accelerator: AcceleratorConfig) -> nn.Modu
     ],
     ids=lambda settings: "_".join(settings.values()),
 )
-def test_peak_is_what_torch_measures(settings: dict[str, Any], batch_size: int) -> None:
+def test_peak_is_what_torch_measures(
+    settings: dict[str, Any], batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed, "all_reduce", lambda tensor, **_: Done(tensor))
     accelerator = AcceleratorConfig(**settings)
     cost = measure_step(
         MAKE,
@@ -114,4 +129,5 @@ def test_peak_is_what_torch_measures(settings: dict[str, Any], batch_size: int) 
     issued = collectives(network, accelerator, DEVICES, parallel, batch_size, "32-true")
     held = held_by(accelerator, DEVICES, 1, cost, issued)
     peak = memory_of(cost, 2**33, held).peak
-    assert peak == pytest.approx(torchs_own(accelerator, batch_size), rel=0.1)
+    allowed = 0.05 if accelerator.strategy == "hybrid" else 0.02
+    assert peak == pytest.approx(torchs_own(accelerator, batch_size), rel=allowed)

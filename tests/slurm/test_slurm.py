@@ -138,9 +138,10 @@ def test_a_preempted_job_resumes(cluster: Cluster, script: Path, undisturbed: Pa
 
 def test_a_sweep_is_an_array_and_runs_each_job_once(cluster: Cluster, tmp_path: Path) -> None:
     rates = ("0.01", "0.02", "0.03", "0.04")
-    sweep = (*TINY, *TWO_NODES, *SPY, "trainer.max_epochs=1", f"optimizer.lr={','.join(rates)}")
+    swept = f"optimizer.lr={','.join(rates)}"
+    sweep = (*TINY, *TWO_NODES, *SPY, "trainer.max_epochs=1", "scheduler=constant", swept)
     with submitting(
-        "slurm", cluster.environment, tmp_path, *sweep, "scheduler=constant"
+        "slurm", cluster.environment, tmp_path, *sweep, "hydra.launcher.array_parallelism=2"
     ) as process:
         ends_well(process)
     runs = sorted(tmp_path.glob("logs/train/none/*/[0-9]"))

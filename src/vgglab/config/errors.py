@@ -66,6 +66,8 @@ def explain(error: BaseException) -> str | None:
         asked = re.search(r"allocate ([\d.]+ \w+)", str(error))
         what = f" for {asked[1]}" if asked else ""
         return f"not enough memory{what}: fewer or smaller images, or a smaller network, need less"
+    if re.match(r"sbatch: |Could not detect .srun.", str(error)):  # from submitit
+        return _one_line(f"hydra/launcher=slurm: {error}")
     if _raised_while_hydra_prepares(error):
         return _refused_by_hydra(error)
     return None

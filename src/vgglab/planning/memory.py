@@ -58,34 +58,47 @@ def held_by(
     if not issued:
         return Held()
     sent = [c for c in issued if c.role == "gradients"]
-    sizes = [c.bytes for c in sent]
     if accelerator.strategy == "ddp":
         largest = max(layer.parameter_bytes for layer in cost.layers)
-        gathered = 0 if accumulate > 1 else largest  # until it is copied to its bucket
-        if accelerator.gradient_compression == "bf16":
-            gathered += sum(sizes)
-        elif accelerator.gradient_compression == "powersgd":
-            # Errors of all, and of one bucket what enters and the new error.
-            gathered += cost.gradient_bytes + 2 * largest
+        # Until it is copied to its bucket; what accumulates adds to it at once. A copy in bfloat16 is
+        # made later, and smaller.
+        gathered = 0 if accumulate > 1 else largest
+        if accelerator.gradient_compression == "powersgd":
+            # The errors of all, and of the largest bucket what enters and the new error.
+            gathered = cost.gradient_bytes + 2 * largest
         return Held(passing=True, gathered_bytes=gathered)
     # What accumulates is not sent, and stays whole.
     kept, gradients_kept = 1 / devices, 1 / devices if accumulate == 1 else 1.0
+    blocks = [(c.bytes, c.group_size) for c in sent]
     if accelerator.strategy == "fsdp":
-        # A block's parameters and gradients, the parameters that come next in the backward pass and
-        # the gradients that are on their way.
-        blocks = [0, *sizes, 0]
-        gathered = max(
-            a + 2 * b + c for a, b, c in zip(blocks[:-2], sizes, blocks[2:], strict=True)
-        )
-        return Held(kept, gradients_kept, True, gathered)
+        return Held(kept, gradients_kept, True, _gathered(blocks, stays=False))
     features = [c for c in issued if c.role == "features"]
-    if features and features[0].group_size == devices:  # nobody else has this part
-        split = cost.parameter_bytes - sum(c.covers for c in sent)
-        sizes.append(split // devices)
-    # All stay after they were gathered; a gradient is copied before it is sent. Features come in
-    # the forward pass, and the same again in the backward pass.
-    gathered = sum(sizes) + 2 * max(sizes) + sum(c.bytes for c in features) // 2
+    if features and features[0].group_size == devices:  # nobody else has this part of fc6 and fc7
+        parted = cost.parameter_bytes - sum(c.covers for c in sent)
+        blocks.insert(1, (parted // devices, 1))
+    # Features come in the forward pass, and the same again in the backward pass.
+    gathered = _gathered(blocks, stays=True) + sum(c.bytes for c in features) // 2
     return Held(kept, gradients_kept, True, gathered)
+
+
+def _gathered(blocks: Sequence[tuple[int, int]], *, stays: bool) -> int:
+    """Bytes that FSDP2 holds beside a device's own parts, where they are the most.
+
+    While a block is in the backward pass, there are its parameters and gradients, those of the
+    block before on their way, and the parameters of the next block, or of all that are to come. The
+    device's own parts of the gradients are not yet there.
+
+    Args:
+        blocks: in the order of the backward pass, whole bytes and devices that share them.
+        stays: what was gathered in the forward pass stays until the backward pass.
+    """
+    sizes = [0, *(size for size, _ in blocks), 0]
+    most = sum(sizes) if stays else 0
+    for index in range(1, len(sizes) - 1):
+        coming = sizes[index:] if stays else sizes[index : index + 2]
+        parts = sum(size // sharing for size, sharing in blocks[index - 1 :])
+        most = max(most, sum(sizes[index - 1 : index + 1]) + sum(coming) - parts)
+    return most
 
 
 def memory_of(cost: StepCost, available: int, held: Held) -> Memory:

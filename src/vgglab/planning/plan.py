@@ -13,10 +13,7 @@ from vgglab.planning.prediction import Prediction
 
 _MOST = 4096  # devices up to which is looked for where the network binds
 _SHORT = 2e-3  # seconds
-_BOUND = (
-    "a bound, not a promise: measured runs took 1.2 to 2 times as long, and nobody tried the "
-    "largest batch (docs/planning.md)"
-)
+_BOUND = "a bound: measured runs took 1.2 to 2 times as long (docs/planning.md)"
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,9 @@ def _notes(planner: Planner, points: Sequence[Prediction]) -> Iterator[str]:
     """What the numbers do not say by themselves."""
     if len(points) == 1:
         yield _binding(planner, points[0])
-    elif not all(point.memory.fits for point in points):
+    elif planner.job.scaling is None:
+        yield "a device keeps its batch; scaling=strong keeps the global one"
+    if len(points) > 1 and not all(point.memory.fits for point in points):
         yield "! is more than a device has; batch_size=auto finds the largest that fits"
     if planner.images.mean_bytes is None:
         yield "storage is left out: give image_bytes=N, the mean size of an image"

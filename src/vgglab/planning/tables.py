@@ -39,7 +39,11 @@ def _memory_rows(plan: Plan) -> Iterator[Row]:
     yield "  peak", _gib(memory.peak), f"of {_gib(memory.available)}: {fits}"
     if plan.largest_batch is not None:
         own = plan.largest_batch // devices
-        yield "  largest batch that fits", f"{plan.largest_batch:,}", f"{devices} x {own:,}"
+        yield (
+            "  largest batch that fits",
+            f"{plan.largest_batch:,}",
+            f"{devices:,} x {own:,}, not tried",
+        )
 
 
 def _step_rows(point: Prediction) -> Iterator[Row]:
@@ -76,7 +80,7 @@ def _run_rows(point: Prediction) -> Iterator[Row]:
     if point.situation.devices > 1:
         yield "efficiency", f"{point.efficiency:.1%}", "against one device"
     if reading:
-        enough = "" if not point.seconds.storage else "more than it can"
+        enough = "" if not point.seconds.storage else "more than it can give"
         yield "storage must give", scaled(reading, "B/s"), enough
     yield "hours", _hours(point.hours), f"{point.situation.steps:,} steps"
     yield "device-hours", _hours(point.device_hours), ""
