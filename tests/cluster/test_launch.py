@@ -95,17 +95,30 @@ def test_a_jobs_failure_is_the_sweeps(
     assert left.value.code == leaves
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for its interfaces")
+@pytest.mark.parametrize(
+    ("first_node", "expected"), [("10.0.0.1", "eth1"), ("127.0.1.1", "eth0"), ("nowhere", "eth0")]
+)
 def test_gloo_takes_the_interface_that_leads_to_the_first_node(
-    monkeypatch: pytest.MonkeyPatch,
+    first_node: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment = SimpleNamespace(main_address="127.0.0.1")
-    strategy = SimpleNamespace(cluster_environment=environment)
-    trainer: Any = SimpleNamespace(world_size=2, strategy=strategy)
-    for given, expected in ((None, "lo"), ("ib0", "ib0")):
-        monkeypatch.setenv("GLOO_SOCKET_IFNAME", "undone afterwards")
-        monkeypatch.delenv("GLOO_SOCKET_IFNAME")
-        if given is not None:
-            monkeypatch.setenv("GLOO_SOCKET_IFNAME", given)
-        use_interface_of_master(trainer)
-        assert os.environ["GLOO_SOCKET_IFNAME"] == expected
+    """tests/cluster/test_nodes.py meets over it."""
+    interfaces = {"lo": "127.0.0.1", "ib0": None, "eth0": "192.168.0.2", "eth1": "10.0.0.2"}
+    routes = {"10.0.0.1": "10.0.0.2", "127.0.1.1": "127.0.0.1", launch._ELSEWHERE: "192.168.0.2"}
+    monkeypatch.setattr(launch.socket, "if_nameindex", lambda: list(enumerate(interfaces)))
+    monkeypatch.setattr(launch, "_address_of", interfaces.get)
+    monkeypatch.setattr(launch, "_own_address", routes.get)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "undone afterwards")
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    environment = SimpleNamespace(main_address=first_node)
+    trainer: Any = SimpleNamespace(
+        num_nodes=2, strategy=SimpleNamespace(cluster_environment=environment)
+    )
+    use_interface_of_master(trainer)
+    assert os.environ["GLOO_SOCKET_IFNAME"] == expected
+
+
+def test_gloo_keeps_the_interface_that_it_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib0")
+    strategy = SimpleNamespace(cluster_environment=SimpleNamespace(main_address="10.0.0.1"))
+    use_interface_of_master(SimpleNamespace(num_nodes=2, strategy=strategy))  # type: ignore[arg-type]
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "ib0"

@@ -15,8 +15,10 @@ import pytest
 import torch
 
 from tests.cluster.nodes import Node, two_nodes, unavailable
-from tests.conftest import ROOT, TINY, Script
+from tests.conftest import ROOT, TINY, Compose
+from vgglab.config.schema import TrainConfig, parse
 from vgglab.training.checkpointing import checkpoint_to_resume
+from vgglab.training.run import train
 
 pytestmark = pytest.mark.faults
 
@@ -48,6 +50,8 @@ class Torchrun:
     def start(self, per_node: int, meeting: str, *overrides: str) -> None:
         for number, node in enumerate(self.nodes):
             where = {"first": self.nodes[0].name, "port": PORT}
+            # Which interface leads to the other node is for the run to find out.
+            environment = {k: v for k, v in os.environ.items() if k != "GLOO_SOCKET_IFNAME"}
             launch = [word.format(number=number, **where) for word in MEETINGS[meeting]]
             command = node.command(
                 *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2"),
@@ -61,7 +65,7 @@ class Torchrun:
                     subprocess.Popen(
                         command,
                         cwd=self.folder,
-                        env={**os.environ, "OMP_NUM_THREADS": "1"},
+                        env={**environment, "OMP_NUM_THREADS": "1"},
                         stdout=output,
                         stderr=output,
                         start_new_session=True,
@@ -105,15 +109,26 @@ def torchrun(tmp_path: Path) -> Iterator[Torchrun]:
                 run.kill(number)
 
 
-@pytest.mark.parametrize(("per_node", "meeting"), [(1, "c10d"), (2, "c10d"), (1, "static")])
 def test_two_nodes_train_as_one_process(
-    per_node: int, meeting: str, torchrun: Torchrun, script: Script, tmp_path: Path
+    torchrun: Torchrun, composed: Compose, tmp_path: Path
+) -> None:
+    train_and_compare(torchrun, 1, "c10d", composed, tmp_path)
+
+
+@pytest.mark.parametrize(("per_node", "meeting"), [(2, "c10d"), (1, "static")])
+def test_so_they_do_with_more_processes_or_a_static_meeting(
+    per_node: int, meeting: str, torchrun: Torchrun, composed: Compose, tmp_path: Path
+) -> None:
+    train_and_compare(torchrun, per_node, meeting, composed, tmp_path)
+
+
+def train_and_compare(
+    torchrun: Torchrun, per_node: int, meeting: str, composed: Compose, tmp_path: Path
 ) -> None:
     torchrun.start(per_node, meeting, *SAME)
     for number, agent in enumerate(torchrun.agents):
         assert agent.wait(HANGS) == 0, torchrun.output(number)
-    done = script("train", *SAME, "hydra.run.dir=alone")
-    assert done.returncode == 0, done.stderr
+    train(parse(composed("train", *SAME, run_dir=tmp_path / "alone"), TrainConfig))
     folders = [path.parent for path in tmp_path.glob("logs/train/none/*/metrics.json")]
     assert len(list(tmp_path.glob("logs/train/none/*"))) == len(folders) == 1
     compare(tmp_path / "alone", folders[0])

@@ -47,16 +47,6 @@ def test_callbacks_join_the_default_ones(choice: str, composed: Compose) -> None
     assert {choice, "best_checkpoint", "progress"} <= set(job.callbacks)
 
 
-@pytest.mark.parametrize("model", choices("model"))
-@pytest.mark.parametrize("accelerator", ["cpu", "ddp_cpu", "ddp_powersgd", "fsdp", "hybrid"])
-def test_accelerators_compose_with_models(model: str, accelerator: str, composed: Compose) -> None:
-    overrides = (f"model={model}", f"accelerator={accelerator}", "trainer=deterministic")
-    job = parse(composed("train", *overrides), TrainConfig)
-    assert job.trainer.deterministic
-    kind = accelerator.partition("_")[0]
-    assert job.accelerator.strategy == ("auto" if kind == "cpu" else kind)
-
-
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -1,5 +1,6 @@
 """What torch's profiler sees a CPU allocate."""
 
+import gc
 from collections.abc import Iterator
 
 import torch
@@ -8,6 +9,7 @@ import torch
 def peak_of_the_last(steps: Iterator[None]) -> int:
     """The most bytes that were alive at a time after the last `yield` of `steps`, with all that was
     allocated from its beginning on."""
+    gc.collect()  # what an earlier test left would be seen to go
     with torch.profiler.profile(profile_memory=True) as profile:
         for _ in steps:
             with torch.profiler.record_function("a step begins"):

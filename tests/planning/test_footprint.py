@@ -1,5 +1,6 @@
 """Against torch's own measurement of the same step, on a CPU, and against figures by hand."""
 
+import random
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -150,21 +151,40 @@ def test_an_image_that_the_network_cannot_take_is_refused_in_one_line() -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("multiple_of", [1, 8])
-@pytest.mark.parametrize("memory", [1_007, 5_000, 5_001, 123_456])
-def test_the_largest_batch_fits_and_the_next_does_not(memory: int, multiple_of: int) -> None:
+def test_the_largest_batch_fits_and_the_next_does_not() -> None:
+    chance = random.Random(0)
+    for _ in range(500):
+        fixed, each = chance.randrange(10**9), chance.randrange(1, 10**7)
+        bend, steeper = chance.randrange(1, 10_000), chance.choice([0, 1, 100])
+        multiple_of, most = chance.choice([1, 7, 256]), chance.randrange(256, 10**7)
+        asked: list[int] = []
+
+        def peak_of(batch_size: int) -> int:
+            asked.append(batch_size)  # noqa: B023
+            more = max(0, batch_size - bend) * steeper  # noqa: B023
+            return fixed + each * (batch_size + more)  # noqa: B023
+
+        memory = peak_of(multiple_of) + chance.randrange(10**12)
+        asked.clear()
+        found = largest_batch(peak_of, memory, multiple_of=multiple_of, most=most)
+        assert len(asked) < 65
+        assert all(size % multiple_of == 0 and size <= most for size in asked)
+        assert found % multiple_of == 0
+        assert peak_of(found) <= memory
+        assert found + multiple_of > most or peak_of(found + multiple_of) > memory
+
+
+def test_a_straight_peak_takes_few_steps() -> None:
     asked: list[int] = []
 
     def peak_of(batch_size: int) -> int:
         asked.append(batch_size)
-        return 1_000 - 1 + batch_size
+        return 10**9 + 1_000_003 * batch_size
 
-    found = largest_batch(peak_of, memory, multiple_of=multiple_of)
-    assert found % multiple_of == 0
-    assert peak_of(found) <= memory < peak_of(found + multiple_of)
-    assert len(asked) < 40
+    assert largest_batch(peak_of, 10**11) == (10**11 - 10**9) // 1_000_003
+    assert len(asked) < 6
 
 
 def test_a_device_too_small_for_the_smallest_batch_is_named() -> None:
-    with pytest.raises(InputError, match=r"a batch of 8 needs 3\.00 GB .* has 2\.00 GB"):
-        largest_batch(lambda batch_size: 3 * 10**9, 2 * 10**9, multiple_of=8)
+    with pytest.raises(InputError, match=r"a batch of 8 needs 3\.00 GiB .* has 2\.00 GiB"):
+        largest_batch(lambda batch_size: 3 * 2**30, 2 * 2**30, multiple_of=8)

@@ -92,14 +92,26 @@ def test_a_ring_within_a_node_takes_its_rounds_and_its_bytes() -> None:
     assert a100.collective_seconds("all_reduce", 0, 1) == 0
 
 
-def test_a_group_across_nodes_shares_its_nodes_ports() -> None:
-    h200, titan = hardware("h200"), hardware("titan_black")
+def test_a_group_across_nodes_uses_a_port_a_device() -> None:
+    h200 = hardware("h200")
     assert h200.bandwidth(1, 2) == 50e9
     assert h200.bandwidth(4, 2) == 200e9
     assert h200.bandwidth(8, 2) == pytest.approx(370.8e9)  # eight ports give more than NVLink
-    assert titan.bandwidth(4, 2) == 0.125e9  # one Ethernet port of 1 Gb/s
     by_hand = 8.4e-6 + (7 - 1) * 3.4e-6 + 1 * 14e-6 + 1e9 / 200e9
     assert h200.collective_seconds("all_gather", 1e9, 8, nodes=2) == pytest.approx(by_hand)
+
+
+def test_devices_share_their_nodes_ports_with_those_that_send_beside_them() -> None:
+    titan, v100 = hardware("titan_black"), hardware("v100")
+    # One Ethernet port of 1 Gb/s: no device fills more, no number of devices gets more.
+    assert titan.bandwidth(1, 2) == titan.bandwidth(2, 2) == titan.bandwidth(4, 2) == 0.125e9
+    assert titan.bandwidth(1, 2, busy=4) == 0.125e9 / 4
+    assert v100.bandwidth(1, 2) == v100.bandwidth(1, 2, busy=4) == 12.5e9
+    assert v100.bandwidth(8, 2) == 4 * v100.bandwidth(2, 2, busy=8) == 50e9
+    # As many bytes through the same ports take no longer for fewer devices a node.
+    wire = 1e9
+    alone, all_four = (titan.collective_seconds("all_gather", wire, 4 * n, 4) for n in (1, 4))
+    assert alone == pytest.approx(all_four, rel=0.01)
 
 
 def test_on_many_nodes_a_tree_is_faster_than_a_ring() -> None:
@@ -115,7 +127,9 @@ def test_on_many_nodes_a_tree_is_faster_than_a_ring() -> None:
 
 def test_the_assumed_figures_are_named() -> None:
     assert hardware("h200").assumptions() == ["hardware.reserved_gib", "hardware.storage_gb_s"]
-    assert "hardware.network.gb_s" in hardware("titan_black").assumptions()
+    assert {"hardware.network.gb_s", "hardware.network.ports"} < set(
+        hardware("titan_black").assumptions()
+    )
 
 
 @pytest.mark.parametrize(
@@ -127,6 +141,7 @@ def test_the_assumed_figures_are_named() -> None:
         ("memory_gib", 141, "hardware.memory_gib=141"),
         ("place", "gpu", "hardware.place='gpu'.*'cuda' or 'cpu'"),
         ("memory_gb", 141, "hardware.memory_gb: no such setting.*did you mean memory_gib?"),
+        ("node_devices", {"value": 1.5, "source": "x"}, "hardware.node_devices.value=1.5"),
         ("link", {"gb": 1}, "hardware.link.gb_s is required"),
         (
             "attainable",

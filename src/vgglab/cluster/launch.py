@@ -23,6 +23,7 @@ from vgglab.config.started import slurm_job
 
 _LAUNCHER = "VGGLAB_LAUNCHER"
 _SWEEP = "VGGLAB_SWEEP"
+_ELSEWHERE = "192.0.2.1"  # no host's (RFC 5737)
 _RESTARTS = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
 _OF_THE_SWEEP = re.compile(r"\+*hydra[./](mode|sweep|launcher|sweeper|run)\b")
 
@@ -87,28 +88,35 @@ def use_interface_of_master(trainer: Trainer) -> None:
     """Have gloo talk through the network interface that leads to the first node.
 
     It takes the one that the host's own name stands for: on Debian 127.0.1.1, which no other node
-    can reach. NCCL finds its interfaces by itself.
+    can reach. On the first node itself it is the one that leads elsewhere, or any that does not
+    end in this host. NCCL finds its interfaces by itself.
     """
     environment = getattr(trainer.strategy, "cluster_environment", None)
-    if trainer.world_size == 1 or environment is None or "GLOO_SOCKET_IFNAME" in os.environ:
+    if trainer.num_nodes == 1 or environment is None or "GLOO_SOCKET_IFNAME" in os.environ:
         return
-    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as towards:
-        towards.connect((environment.main_address, 9))  # sends nothing
-        own = towards.getsockname()[0]
-        for _, name in socket.if_nameindex():
-            if _address_of(name, towards) == own:
-                os.environ["GLOO_SOCKET_IFNAME"] = name
+    named = {_address_of(name): name for _, name in socket.if_nameindex()}
+    outer = [own for own in named if own is not None and not own.startswith("127.")]
+    towards = [_own_address(host) for host in (environment.main_address, _ELSEWHERE)]
+    for own in [own for own in (*towards, *outer) if own in outer][:1]:
+        os.environ["GLOO_SOCKET_IFNAME"] = named[own]
 
 
-def _address_of(interface: str, any_socket: socket.socket) -> str | None:
-    import fcntl  # not on Windows, where the loop above finds no address either
+def _own_address(towards: str) -> str | None:
+    """That of the interface which leads there."""
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unused:
+        unused.connect((towards, 9))  # sends nothing
+        return str(unused.getsockname()[0])
+    return None
 
-    request = struct.pack("256s", interface.encode())
-    try:
+
+def _address_of(interface: str) -> str | None:
+    with suppress(ImportError, OSError), socket.socket() as any_socket:  # Windows, or it has none
+        import fcntl
+
+        request = struct.pack("256s", interface.encode())
         answer = fcntl.ioctl(any_socket, 0x8915, request)  # SIOCGIFADDR of Linux
-    except OSError:  # it has none
-        return None
-    return socket.inet_ntoa(answer[20:24])
+        return socket.inet_ntoa(answer[20:24])
+    return None
 
 
 def run_apart(run_dir: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from vgglab.config.schema import PlanConfig
@@ -92,7 +93,7 @@ def scaling_figure(points: Sequence[Prediction], title: str) -> "Figure":
     above.set_yscale("log")
     above.yaxis.set_major_formatter(lambda number, _: scaled(number))
     above.set_ylabel("images a second")
-    above.set_title(title, loc="left", fontsize="medium", parse_math=False)
+    above.set_title(fill(title, 90), loc="left", fontsize="medium", parse_math=False)
     above.legend(frameon=False, loc="upper left")
     below.set_ylim(0, 108 * max(1.0, *(point.efficiency for point in points)))
     below.set_ylabel("efficiency, %")

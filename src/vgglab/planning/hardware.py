@@ -22,8 +22,8 @@ _FORMATS = {
     "16-mixed": ("fp16",),
     "16-true": ("fp16",),
 }
-# NCCL's own prediction, src/graph/tuning.cc (Simple protocol): what starting a collective takes,
-# and what is left of the bandwidth when a tree sums in place of a ring.
+# NCCL's own prediction for its Simple protocol, src/graph/tuning.cc: what starting a collective
+# takes, and what is left of the bandwidth when a tree sums in place of a ring.
 _START = 8.4 * _US
 _TREE_RATE = 0.92
 
@@ -40,13 +40,30 @@ class Figure(Section):
         return self.source.startswith("assumption")
 
 
+class Count(Figure):
+    """The same of what can be counted."""
+
+    value: PositiveInt
+
+
 class Link(Section):
-    """A way between two devices."""
+    """A way between two devices of a node."""
 
     gb_s: Figure
     """10^9 bytes a second and device, one way, while the other way is as busy."""
     latency_us: Figure
-    """Of one round of a collective."""
+    """Of one round of a ring."""
+
+
+class Network(Section):
+    """The way between nodes."""
+
+    gb_s: Figure
+    """10^9 bytes a second and port, one way, while the other way is as busy."""
+    ports: Count
+    """Of a node. A device uses one at a time; more devices than ports share them."""
+    latency_us: Figure
+    """Of one round of a ring."""
 
 
 class Rates(Section):
@@ -64,23 +81,28 @@ class Hardware(Section):
     name: str
     place: Literal["cuda", "cpu"]
     """Whose kernels run; see `vgglab.planning.footprint.measure_step`."""
-    devices_per_node: PositiveInt
+    node_devices: Count
     memory_gib: Figure
-    """2^30 bytes, which is what the GB of a device's memory are."""
+    """2^30 bytes. A datasheet's GB count as such, though a driver shows up to some percent less."""
     reserved_gib: Figure
-    """Of it, what no tensor gets: contexts, workspaces, collectives' buffers, fragmentation."""
+    """Of it, what no tensor gets: that, contexts, workspaces, collectives' buffers,
+    fragmentation."""
     memory_gb_s: Figure
     matrix_tflops: Rates
     attainable: Figure | None
-    """The part of the matrix rate that was measured; None if nobody did, which counts as all."""
+    """The part of a matrix rate that was measured, of the precision that `source` names; it stands
+    for the others too. None if nobody measured, which counts as all."""
     link: Link
     """Within a node."""
-    network: Link
-    """Between nodes."""
+    network: Network
     host_gb_s: Figure
     """From the host's memory to a device."""
     storage_gb_s: Figure
     """What a node can read."""
+
+    @property
+    def devices_per_node(self) -> int:
+        return self.node_devices.value
 
     @property
     def usable_bytes(self) -> int:
@@ -113,18 +135,22 @@ class Hardware(Section):
         )
 
     def collective_seconds(
-        self, kind: str, wire_bytes: float, devices: int, nodes: int = 1
+        self, kind: str, wire_bytes: float, devices: int, nodes: int = 1, busy: int | None = None
     ) -> float:
-        """How long a collective takes, as NCCL predicts it (src/graph/tuning.cc).
+        """How long a collective takes, as NCCL predicts it for its Simple protocol
+        (src/graph/tuning.cc).
 
-        A ring, or for `all_reduce` a tree where that is faster, as on many nodes. Where a ring
-        crosses nodes, each of the devices that a node has in it drives a network port of its own.
+        A ring, or for `all_reduce` a tree where that is faster, as on many nodes; a tree's rounds
+        count as a ring's. Small collectives take less: NCCL has quicker protocols for them (LL),
+        which are not in it. On 4 nodes of 8 a tree starts within 112 us by this.
 
         Args:
             kind: `all_reduce`, which goes round twice, or another, which does so once.
             wire_bytes: what one device sends by the ring algorithm.
             devices: of the group.
             nodes: that the group is on, with as many devices on each.
+            busy: devices of each node that send between nodes at the same time, in this group or in
+                others; those of this group if None.
         """
         if devices == 1:
             return 0.0
@@ -132,7 +158,7 @@ class Hardware(Section):
         rounds, crossings = passes * (devices - 1), passes * (nodes - 1)
         local = devices // nodes
         near, far = (way.latency_us.value * _US for way in (self.link, self.network))
-        bandwidth = self.bandwidth(local, nodes)
+        bandwidth = self.bandwidth(local, nodes, busy)
         start = _START + (rounds - crossings) * near + crossings * far
         ring = start + wire_bytes / bandwidth
         if kind != "all_reduce":
@@ -141,15 +167,19 @@ class Hardware(Section):
         start = _START + 2 * ((local - 1) * near + floor(log2(nodes)) * far)
         return min(ring, start + 2 * size / (_TREE_RATE * bandwidth))
 
-    def bandwidth(self, local: int, nodes: int) -> float:
+    def bandwidth(self, local: int, nodes: int, busy: int | None = None) -> float:
         """Bytes a second that each device of a ring can send.
 
         Args:
-            local: devices of the group on each node.
+            local: devices of the group on each node; where the ring crosses nodes, each of them has
+                a port, or its share of one.
             nodes: that the group is on.
+            busy: as in `collective_seconds`.
         """
         ways = [self.link.gb_s.value] if local > 1 else []
-        ways += [local * self.network.gb_s.value] if nodes > 1 else []
+        if nodes > 1:
+            share = min(1.0, self.network.ports.value / (busy or local))
+            ways.append(local * share * self.network.gb_s.value)
         return min(ways) * _GB
 
     def assumptions(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from vgglab.cluster.traffic import Collective
 from vgglab.config.schema import AcceleratorConfig
@@ -19,6 +20,8 @@ class Held:
     """A gradient goes to a place of its own once it is made: a bucket, or a device's part."""
     gathered_bytes: int = 0
     """Beside that: parameters of others, gradients on their way."""
+    averages: int = 0
+    """Copies of the parameters with their moving averages; of each a device keeps its share."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Memory:
     gradients: int
     optimizer: int
     gathered: int
+    averages: int
     activations: int
     inputs: int
     peak: int
@@ -37,6 +41,14 @@ class Memory:
     @property
     def fits(self) -> bool:
         return self.peak <= self.available
+
+
+class Block(NamedTuple):
+    """Parameters that are gathered together."""
+
+    bytes: int
+    devices: int
+    """That share them."""
 
 
 def held_by(
@@ -60,44 +72,52 @@ def held_by(
     sent = [c for c in issued if c.role == "gradients"]
     if accelerator.strategy == "ddp":
         largest = max(layer.parameter_bytes for layer in cost.layers)
-        # Until it is copied to its bucket; what accumulates adds to it at once. A copy in bfloat16 is
-        # made later, and smaller.
-        gathered = 0 if accumulate > 1 else largest
+        # A gradient, until it is copied to its bucket; one in bfloat16 comes later and is smaller.
+        gathered = largest
         if accelerator.gradient_compression == "powersgd":
             # The errors of all, and of the largest bucket what enters and the new error.
             gathered = cost.gradient_bytes + 2 * largest
         return Held(passing=True, gathered_bytes=gathered)
-    # What accumulates is not sent, and stays whole.
-    kept, gradients_kept = 1 / devices, 1 / devices if accumulate == 1 else 1.0
-    blocks = [(c.bytes, c.group_size) for c in sent]
-    if accelerator.strategy == "fsdp":
-        return Held(kept, gradients_kept, True, _gathered(blocks, stays=False))
-    features = [c for c in issued if c.role == "features"]
-    if features and features[0].group_size == devices:  # nobody else has this part of fc6 and fc7
-        parted = cost.parameter_bytes - sum(c.covers for c in sent)
-        blocks.insert(1, (parted // devices, 1))
-    # Features come in the forward pass, and the same again in the backward pass.
-    gathered = _gathered(blocks, stays=True) + sum(c.bytes for c in features) // 2
+    blocks = [Block(c.bytes, c.group_size) for c in sent]
+    gathered = 0
+    if accelerator.strategy == "hybrid":
+        features = [c for c in issued if c.role == "features"]
+        if features and features[0].group_size == devices:  # nobody else has this part of fc6, fc7
+            parted = cost.parameter_bytes - sum(c.covers for c in sent)
+            blocks.insert(1, Block(parted // devices, 1))
+        # They come in the forward pass, and the same again in the backward pass.
+        gathered = sum(c.bytes for c in features) // 2
+    gathered += _gathered(blocks, accumulate, stays=accelerator.strategy == "hybrid")
+    kept = gradients_kept = 1 / devices
+    if accumulate > 1:  # at home
+        gradients_kept = sum(block.bytes for block in blocks) / cost.gradient_bytes
     return Held(kept, gradients_kept, True, gathered)
 
 
-def _gathered(blocks: Sequence[tuple[int, int]], *, stays: bool) -> int:
+def _gathered(blocks: Sequence[Block], accumulate: int, *, stays: bool) -> int:
     """Bytes that FSDP2 holds beside a device's own parts, where they are the most.
 
-    While a block is in the backward pass, there are its parameters and gradients, those of the
-    block before on their way, and the parameters of the next block, or of all that are to come. The
-    device's own parts of the gradients are not yet there.
+    In the forward pass, what was gathered is copied. While a block is in the backward pass, there
+    are its parameters and gradients, those of the block before on their way, and the parameters of
+    the next block, or of all that are to come. The device's own parts of these gradients are not
+    there, unless they accumulate.
 
     Args:
-        blocks: in the order of the backward pass, whole bytes and devices that share them.
+        blocks: in the order of the backward pass.
+        accumulate: as in `held_by`.
         stays: what was gathered in the forward pass stays until the backward pass.
     """
-    sizes = [0, *(size for size, _ in blocks), 0]
-    most = sum(sizes) if stays else 0
-    for index in range(1, len(sizes) - 1):
-        coming = sizes[index:] if stays else sizes[index : index + 2]
-        parts = sum(size // sharing for size, sharing in blocks[index - 1 :])
-        most = max(most, sum(sizes[index - 1 : index + 1]) + sum(coming) - parts)
+    most = 0
+    sizes = [block.bytes for block in blocks]
+    for index, block in enumerate(blocks):
+        there = sum(sizes[index:]) if stays else block.bytes
+        forward = there + (block.bytes if block.devices > 1 else 0)
+        backward = there + block.bytes + (sizes[index - 1] if index else 0)
+        if not stays:
+            backward += sum(sizes[index + 1 : index + 2])
+        if accumulate == 1:
+            backward -= sum(later.bytes // later.devices for later in blocks[index:])
+        most = max(most, forward, backward)
     return most
 
 
@@ -115,6 +135,7 @@ def memory_of(cost: StepCost, available: int, held: Held) -> Memory:
     passes = cost.passes_peak_bytes
     if held.passing:
         passes = cost.gradientless_peak_bytes + cost.gradient_bytes
+    averages = held.averages * kept[0]
     passes += sum(kept) - sum(whole) + held.gathered_bytes
     temporary = cost.update_peak_bytes - sum(whole) - cost.input_bytes
     update = sum(kept) + cost.input_bytes + round(held.kept * temporary)
@@ -123,9 +144,10 @@ def memory_of(cost: StepCost, available: int, held: Held) -> Memory:
         gradients=kept[1],
         optimizer=kept[2],
         gathered=held.gathered_bytes,
+        averages=averages,
         activations=cost.activation_bytes,
         inputs=cost.input_bytes,
-        peak=max(passes, update),
+        peak=max(passes, update) + averages,
         available=available,
     )
 

@@ -102,8 +102,9 @@ def _notes(planner: Planner, points: Sequence[Prediction]) -> Iterator[str]:
     """What the numbers do not say by themselves."""
     if len(points) == 1:
         yield _binding(planner, points[0])
-    elif planner.job.scaling is None:
-        yield "a device keeps its batch; scaling=strong keeps the global one"
+    elif planner.scaling == "weak":
+        batch_size = points[-1].situation.batch_size
+        yield f"the global batch grows to {batch_size:,}; scaling=strong keeps it as it is"
     if len(points) > 1 and not all(point.memory.fits for point in points):
         yield "! is more than a device has; batch_size=auto finds the largest that fits"
     if planner.images.mean_bytes is None:

@@ -1,5 +1,7 @@
 """Predicts one configuration of a training run on any number of devices."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -74,7 +76,7 @@ class Planner:
         """Of a device that has everything; measured once."""
         job = self.job
         if batch_size not in self._costs:
-            self._costs[batch_size] = measure_step(
+            measured = measure_step(
                 self._network,
                 self.shape,
                 batch_size,
@@ -86,7 +88,23 @@ class Planner:
                 accumulate=job.trainer.accumulate_grad_batches,
                 place=self.hardware.place,
             )
+            self._costs[batch_size] = self._with_callbacks(measured)
         return self._costs[batch_size]
+
+    def _with_callbacks(self, cost: StepCost) -> StepCost:
+        """With what goes over all gradients or weights beside the optimiser."""
+        trainer = self.job.trainer
+        times = 2 if trainer.precision == "16-mixed" else 0  # the scale is taken out in place
+        times += trainer.accumulate_grad_batches if "finite" in self.job.callbacks else 0
+        if trainer.gradient_clip_val:
+            times += 3 if trainer.gradient_clip_algorithm == "norm" else 2
+        moved = times * cost.gradient_bytes + 3 * self._averages * cost.parameter_bytes
+        return replace(cost, update_bytes=cost.update_bytes + moved)
+
+    @property
+    def _averages(self) -> int:
+        """Copies of the weights that hold moving averages."""
+        return 1 if "ema" in self.job.callbacks else 0
 
     def predict(self, devices: int, nodes: int, batch_size: int) -> Prediction:
         """On so many devices in all; `batch_size` is the global one, of a micro-batch.
@@ -115,18 +133,14 @@ class Planner:
             InputError: not even one image a device, or `multiple_of`.
         """
         most = self.images.count // devices if most is None else most
-        most = max(multiple_of, most - most % multiple_of)
+        most = max(multiple_of, most)
         usable = self.hardware.usable_bytes
 
         def peak_of(own: int) -> int:
-            if own > most:
-                return usable + 1
             cost, _, situation = self._setting(devices, nodes, own)
             return memory_of(cost, usable, situation.held).peak
 
-        if peak_of(most) <= usable:
-            return devices * most
-        return devices * largest_batch(peak_of, usable, multiple_of=multiple_of)
+        return devices * largest_batch(peak_of, usable, multiple_of=multiple_of, most=most)
 
     def sent(self, devices: int, nodes: int, own: int) -> dict[str, int]:
         """By strategy, bytes that a device sends in an optimiser step."""
@@ -164,6 +178,7 @@ class Planner:
         cost = self.cost(own)
         if parallel > 1:
             cost = share_dense(cost, self.cost(1), parallel, alone=parallel == devices)
+        held = held_by(accelerator, devices, trainer.accumulate_grad_batches, cost, issued)
         batch_size = own * devices
         channels, height, width = self.shape
         situation = Situation(
@@ -173,7 +188,7 @@ class Planner:
             accumulate=trainer.accumulate_grad_batches,
             steps=steps_of(self.job, self.images.count, batch_size),
             precision=trainer.precision,
-            held=held_by(accelerator, devices, trainer.accumulate_grad_batches, cost, issued),
+            held=replace(held, averages=self._averages),
             image_bytes=self.images.mean_bytes or 0.0,
             pixel_bytes=channels * height * width,
         )

@@ -32,6 +32,8 @@ def _memory_rows(plan: Plan) -> Iterator[Row]:
     yield "  parameters", _gib(memory.parameters), ""
     yield "  gradients", _gib(memory.gradients), ""
     yield "  optimiser state", _gib(memory.optimizer), ""
+    if memory.averages:
+        yield "  averaged weights", _gib(memory.averages), ""
     if memory.gathered:
         yield "  of others, and on the way", _gib(memory.gathered), ""
     yield "  activations", _gib(memory.activations), "when the backward pass begins"

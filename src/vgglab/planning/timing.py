@@ -146,10 +146,10 @@ def _transfers(
 
 
 def _seconds(collective: Collective, hardware: Hardware, situation: Situation) -> float:
-    """How long a collective takes by itself."""
+    """How long a collective takes by itself, while other groups do the same."""
     size, nodes = collective.group_size, situation.nodes
     if collective.role == "features":  # of neighbours
         nodes = max(1, nodes * size // situation.devices)
-    return hardware.collective_seconds(
-        collective.kind, collective.wire_bytes, size, min(nodes, size)
-    )
+    busy = situation.devices // situation.nodes
+    wire_bytes = collective.wire_bytes
+    return hardware.collective_seconds(collective.kind, wire_bytes, size, min(nodes, size), busy)
