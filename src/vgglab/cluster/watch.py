@@ -247,7 +247,10 @@ class Watch(Callback):
         code, line = word
         say(line)
         report_end(line)
+        end = time.monotonic() + 5 * self.period  # they may be about to say the same
         for child in self._children():
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(max(0.0, end - time.monotonic()))
             child.send_signal(signal.SIGKILL)
         parent = os.getppid()
         if self._may_hang(parent):
