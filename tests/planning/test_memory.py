@@ -86,8 +86,8 @@ def torchs_own(accelerator: AcceleratorConfig, batch_size: int, accumulate: int)
 
 
 class Done:
-    """Of a collective that is over as soon as it is begun, as a GPU's is for the host. (Gloo's
-    threads hold on to buckets, and free them unseen by the profiler.)"""
+    """Of a collective that is over as soon as it is begun, as a GPU's is for the host. (What
+    gloo's threads hold on to, they free unseen by the profiler.)"""
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
@@ -100,7 +100,7 @@ class Done:
 
 def data_parallel(network: nn.Module, accelerator: AcceleratorConfig) -> nn.Module:
     run = nn.parallel.DistributedDataParallel(
-        network, gradient_as_bucket_view=True, static_graph=True
+        network, gradient_as_bucket_view=True, static_graph=True, init_sync=False
     )
     if accelerator.gradient_compression == "powersgd":
         state = PowerSGDState(None, accelerator.powersgd_rank, start_powerSGD_iter=2)

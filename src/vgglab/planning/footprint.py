@@ -2,9 +2,8 @@
 
 Not counted: what an operation allocates within itself (cuDNN's workspace), the caching allocator's
 rounding and fragmentation, the CUDA context, the collectives' buffers, and the normalisation of
-the images, which is over before the forward pass begins. Of the memory traffic not what goes
-through all gradients beside the optimiser: the look for ones that are not finite, clipping, and
-the scaling of `16-mixed`. Moving averages are added by `vgglab.planning.memory`.
+the images, which is over before the forward pass begins. What callbacks, clipping and loss scaling
+add, `vgglab.planning.planner` reckons.
 """
 
 from collections.abc import Callable, Iterable
