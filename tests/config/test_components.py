@@ -103,7 +103,7 @@ def test_a_slot_takes_only_what_belongs_there(kind: type[Component], target: str
     ("kind", "target"),
     [
         # Attributes reach other packages' classes.
-        (Network, "vgglab.training.run.torch.fx.GraphModule"),
+        (Network, "vgglab.training.assembly.torch.fx.GraphModule"),
         (Network, "torch.fx.graph_module.reduce_graph_module"),
         (Network, "torch.distributed.nn.RemoteModule"),
         (Network, "torch.jit.ScriptModule"),

@@ -47,6 +47,8 @@ def ending_with_launcher() -> Iterator[None]:
         yield
     finally:
         leaving.set()
+        if os.environ.get(_LAUNCHER) == str(os.getpid()):
+            del os.environ[_LAUNCHER]
 
 
 def _end_after(parent: int, leaving: Event) -> None:
