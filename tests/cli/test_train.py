@@ -115,6 +115,7 @@ def test_a_sweep_of_several_processes_runs_each_job_once(script: Script, tmp_pat
     assert done.stdout.count("8 = 2 x 4 on cpu") == 2
 
 
+@pytest.mark.faults
 def test_a_failed_job_of_several_processes_ends_its_sweep(script: Script) -> None:
     bad = ("trainer.max_epochs=1", "callbacks.best_checkpoint.monitor=val/nothing")
     done = script("train", "--multirun", *TINY, "accelerator=ddp_cpu", *bad, "seed=0,1")
