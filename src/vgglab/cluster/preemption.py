@@ -127,7 +127,7 @@ class Preemption(Callback):
             raise SIGTERMException
 
     def _ask(self) -> None:
-        if self._several:
+        if self._several and self._pending is None:  # of gradients that accumulate, once a step
             self._question.fill_(self._told is not None)
             maximum = distributed.ReduceOp.MAX
             self._pending = distributed.all_reduce(self._question, maximum, async_op=True)
