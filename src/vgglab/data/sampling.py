@@ -5,10 +5,10 @@ threads call it "not resumable"). Here the order is a pure function of (seed, ep
 is two integers.
 """
 
-import atexit
 import multiprocessing
 import signal
 from collections.abc import Iterator
+from multiprocessing.util import Finalize
 from typing import Any, NamedTuple
 
 import torch
@@ -176,6 +176,8 @@ class ResumableLoader(DataLoader[Any]):
             **kwargs,
         )
         self._done = 0
+        if self.num_workers:
+            Finalize(None, _end_workers, exitpriority=0)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # A generator, so that workers start at the first `next`, after Lightning's `set_epoch`:
@@ -204,9 +206,9 @@ def _outlive_sigterm(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-@atexit.register
 def _end_workers() -> None:
-    """Python would terminate them with the signal that they do not hear, and wait."""
+    """At the end of this process, before Python terminates them with the signal that they do not
+    hear, and waits."""
     workers = [process for process in multiprocessing.active_children() if process.daemon]
     if workers and hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would call it an error
