@@ -10,11 +10,10 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 
+from vgglab.config.door import BAD_INPUT
 from vgglab.config.errors import explain
 from vgglab.errors import InputError
 from vgglab.files import replace_file
-
-_BAD_INPUT = 2  # of vgglab.config.door
 
 
 @contextmanager
@@ -32,7 +31,7 @@ def as_task() -> Iterator[None]:
     try:
         yield
     except SystemExit as error:
-        if error.code == _BAD_INPUT and error.__context__ is not None:
+        if error.code == BAD_INPUT and error.__context__ is not None:
             _report(("success", _refused(error.__context__)))
         raise  # other codes ask for something: to be requeued
     except Exception as error:

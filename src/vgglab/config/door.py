@@ -16,6 +16,7 @@ from vgglab.config import guard
 from vgglab.config.errors import explain
 from vgglab.errors import InputError
 
+BAD_INPUT = 2  # the exit code
 SWEEP = "multirun.yaml"  # Hydra writes it before the first job of a --multirun
 
 # Hydra users know this variable: with it they see the whole traceback. Read here, because
@@ -72,7 +73,7 @@ def readable_errors() -> Iterator[None]:
             time.sleep(_FIRST_SPEAKS)
             line = f"process {rank}: {line}"
         print(f"error: {line}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(BAD_INPUT)
 
 
 def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:

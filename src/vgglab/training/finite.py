@@ -201,8 +201,7 @@ class FiniteGuard(Callback):
             all_gather_object(lines, line)
         launcher = trainer.strategy.launcher
         if isinstance(launcher, _SubprocessScriptLauncher):
-            # Each process stops by itself. Lightning would kill this one, before it can say why,
-            # when it saw another one gone.
+            # Each process stops by itself, and nobody is to name one that has as the cause.
             launcher.procs.clear()
         return NonFiniteError(next(filter(None, lines)))
 
