@@ -11,7 +11,8 @@ from vgglab.config.door import readable_errors
 @hydra.main(version_base="1.3", config_path="../conf", config_name="benchmark")
 def main(config: DictConfig) -> None:
     with readable_errors():
-        from vgglab.config.schema import BenchmarkConfig, parse
+        from vgglab.config.jobs import BenchmarkConfig
+        from vgglab.config.schema import parse
 
         job = parse(config, BenchmarkConfig)
         from vgglab.benchmarks.processes import measure_processes

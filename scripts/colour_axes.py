@@ -11,7 +11,8 @@ def main(config: DictConfig) -> None:
     with readable_errors():
         from pathlib import Path
 
-        from vgglab.config.schema import ColourAxesConfig, parse
+        from vgglab.config.jobs import ColourAxesConfig
+        from vgglab.config.schema import parse
         from vgglab.data.colour import colour_axes_of, read_colour_axes, write_colour_axes
         from vgglab.reporting.terminal import console
 

@@ -11,7 +11,8 @@ from vgglab.config.door import readable_errors
 @hydra.main(version_base="1.3", config_path="../conf", config_name="compare_stacks")
 def main(config: DictConfig) -> None:
     with readable_errors():
-        from vgglab.config.schema import CompareStacksConfig, parse
+        from vgglab.config.jobs import CompareStacksConfig
+        from vgglab.config.schema import parse
 
         job = parse(config, CompareStacksConfig)
         from vgglab.evaluation.protocols import find_device

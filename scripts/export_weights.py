@@ -9,7 +9,8 @@ from vgglab.config.door import readable_errors
 @hydra.main(version_base="1.3", config_path="../conf", config_name="export_weights")
 def main(config: DictConfig) -> None:
     with readable_errors():
-        from vgglab.config.schema import ExportWeightsConfig, parse
+        from vgglab.config.jobs import ExportWeightsConfig
+        from vgglab.config.schema import parse
 
         job = parse(config, ExportWeightsConfig)
         from vgglab.evaluation.export import export_weights

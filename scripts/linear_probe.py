@@ -9,7 +9,8 @@ from vgglab.config.door import readable_errors
 @hydra.main(version_base="1.3", config_path="../conf", config_name="linear_probe")
 def main(config: DictConfig) -> None:
     with readable_errors():
-        from vgglab.config.schema import LinearProbeConfig, parse
+        from vgglab.config.jobs import LinearProbeConfig
+        from vgglab.config.schema import parse
 
         job = parse(config, LinearProbeConfig)
         from vgglab.features.probe import linear_probe

@@ -9,7 +9,8 @@ from vgglab.config.door import readable_errors
 @hydra.main(version_base="1.3", config_path="../conf", config_name="paper_tables")
 def main(config: DictConfig) -> None:
     with readable_errors():
-        from vgglab.config.schema import PaperTablesConfig, parse
+        from vgglab.config.jobs import PaperTablesConfig
+        from vgglab.config.schema import parse
 
         job = parse(config, PaperTablesConfig)
         from vgglab.tables.tables import paper_tables

@@ -9,7 +9,8 @@ from vgglab.config.door import readable_errors
 @hydra.main(version_base="1.3", config_path="../conf", config_name="predict")
 def main(config: DictConfig) -> None:
     with readable_errors():
-        from vgglab.config.schema import PredictConfig, parse
+        from vgglab.config.jobs import PredictConfig
+        from vgglab.config.schema import parse
 
         job = parse(config, PredictConfig)
         from vgglab.evaluation.predict import predict

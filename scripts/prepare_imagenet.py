@@ -14,7 +14,8 @@ from vgglab.config.door import readable_errors
 @hydra.main(version_base="1.3", config_path="../conf", config_name="prepare_imagenet")
 def main(config: DictConfig) -> None:
     with readable_errors():
-        from vgglab.config.schema import PrepareImagenetConfig, parse
+        from vgglab.config.jobs import PrepareImagenetConfig
+        from vgglab.config.schema import parse
 
         job = parse(config, PrepareImagenetConfig)
         from vgglab.data.prepare import prepare_imagenet

@@ -9,7 +9,8 @@ from vgglab.config.door import readable_errors
 @hydra.main(version_base="1.3", config_path="../conf", config_name="receptive_field")
 def main(config: DictConfig) -> None:
     with readable_errors():
-        from vgglab.config.schema import ReceptiveFieldConfig, parse
+        from vgglab.config.jobs import ReceptiveFieldConfig
+        from vgglab.config.schema import parse
 
         job = parse(config, ReceptiveFieldConfig)
         from vgglab.inspection.fields import show_fields

@@ -15,7 +15,8 @@ PATH = re.compile(r"(run|batch)=([^'\"]+)")
 @hydra.main(version_base="1.3", config_path="../conf", config_name="replay")
 def main(config: DictConfig) -> None:
     with readable_errors():
-        from vgglab.config.schema import ReplayConfig, parse
+        from vgglab.config.jobs import ReplayConfig
+        from vgglab.config.schema import parse
 
         job = parse(config, ReplayConfig)
         from vgglab.training.replay import replay

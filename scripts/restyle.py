@@ -9,7 +9,8 @@ from vgglab.config.door import readable_errors
 @hydra.main(version_base="1.3", config_path="../conf", config_name="restyle")
 def main(config: DictConfig) -> None:
     with readable_errors():
-        from vgglab.config.schema import RestyleConfig, parse
+        from vgglab.config.jobs import RestyleConfig
+        from vgglab.config.schema import parse
 
         job = parse(config, RestyleConfig)
         from vgglab.inspection.restyle import restyle

@@ -11,7 +11,8 @@ from vgglab.config.door import readable_errors
 @hydra.main(version_base="1.3", config_path="../conf", config_name="summarize")
 def main(config: DictConfig) -> None:
     with readable_errors():
-        from vgglab.config.schema import SummarizeConfig, parse
+        from vgglab.config.jobs import SummarizeConfig
+        from vgglab.config.schema import parse
         from vgglab.errors import InputError
         from vgglab.reporting.summary import summarize
         from vgglab.reporting.terminal import console

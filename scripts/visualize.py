@@ -9,7 +9,8 @@ from vgglab.config.door import readable_errors
 @hydra.main(version_base="1.3", config_path="../conf", config_name="visualize")
 def main(config: DictConfig) -> None:
     with readable_errors():
-        from vgglab.config.schema import VisualizeConfig, parse
+        from vgglab.config.jobs import VisualizeConfig
+        from vgglab.config.schema import parse
 
         job = parse(config, VisualizeConfig)
         from vgglab.inspection.visualize import visualize

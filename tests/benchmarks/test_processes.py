@@ -4,7 +4,8 @@ import pytest
 
 from tests.conftest import Compose
 from vgglab.benchmarks.processes import Scaling, measure_processes
-from vgglab.config.schema import BenchmarkConfig, parse
+from vgglab.config.jobs import BenchmarkConfig
+from vgglab.config.schema import parse
 from vgglab.errors import InputError
 
 TINY = ("model=vgg11", "model.width=0.0625", "batch_size=2", "steps=1", "rounds=2")

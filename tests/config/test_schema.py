@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, TINY, Compose
-from vgglab.config.schema import EvaluateConfig, TrainConfig, parse, plain
+from vgglab.config.jobs import EvaluateConfig
+from vgglab.config.schema import TrainConfig, parse, plain
 from vgglab.errors import InputError
 
 # What a configuration needs besides its own defaults.

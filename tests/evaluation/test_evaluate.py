@@ -10,7 +10,8 @@ from PIL import Image
 from torchvision.models import VGG11_Weights
 
 from tests.conftest import TINY, Compose
-from vgglab.config.schema import EvaluateConfig, TrainConfig, parse
+from vgglab.config.jobs import EvaluateConfig
+from vgglab.config.schema import TrainConfig, parse
 from vgglab.data import ImageFolder
 from vgglab.data.transforms import Preprocessing
 from vgglab.errors import InputError

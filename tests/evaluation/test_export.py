@@ -12,7 +12,8 @@ import torchvision
 from safetensors import safe_open
 
 from tests.conftest import TINY, Compose
-from vgglab.config.schema import EvaluateConfig, ExportWeightsConfig, TrainConfig, parse
+from vgglab.config.jobs import EvaluateConfig, ExportWeightsConfig
+from vgglab.config.schema import TrainConfig, parse
 from vgglab.errors import InputError
 from vgglab.evaluation.evaluate import evaluate
 from vgglab.evaluation.export import export_weights

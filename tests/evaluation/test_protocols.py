@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.transforms import v2
 
-from vgglab.config.schema import EvaluationProtocol
+from vgglab.config.jobs import EvaluationProtocol
 from vgglab.data.images import ImageSet, TensorImages
 from vgglab.data.transforms import Preprocessing
 from vgglab.errors import InputError

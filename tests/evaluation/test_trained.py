@@ -15,7 +15,8 @@ from torch import Tensor
 from torchvision.models import VGG11_Weights
 
 from tests.conftest import ROOT, TINY, Compose
-from vgglab.config.schema import Network, PredictConfig, TrainConfig, parse
+from vgglab.config.jobs import PredictConfig
+from vgglab.config.schema import Network, TrainConfig, parse
 from vgglab.errors import InputError
 from vgglab.evaluation.predict import find_images, predict
 from vgglab.evaluation.trained import data_of, load_trained, subject

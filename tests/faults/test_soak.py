@@ -28,7 +28,8 @@ from torch.multiprocessing.reductions import shared_cache
 from tests.conftest import TINY, Compose
 from tests.faults.launched import LaunchedRun
 from vgglab.cluster.preemption import REQUEUE
-from vgglab.config.schema import EvaluateConfig, PredictConfig, TrainConfig, parse
+from vgglab.config.jobs import EvaluateConfig, PredictConfig
+from vgglab.config.schema import TrainConfig, parse
 from vgglab.data.images import Batch, BatchView
 from vgglab.evaluation.evaluate import evaluate
 from vgglab.evaluation.predict import predict

@@ -17,7 +17,8 @@ from tests.conftest import ROOT, Compose
 from torch import nn
 from torchvision.transforms.v2 import functional
 
-from vgglab.config.schema import ExtractFeaturesConfig, LinearProbeConfig, Network, parse
+from vgglab.config.jobs import ExtractFeaturesConfig, LinearProbeConfig
+from vgglab.config.schema import Network, parse
 from vgglab.data.decoding import decode
 from vgglab.data.folder import list_images
 from vgglab.data.transforms import Preprocessing

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix
 from tests.conftest import Compose
 
-from vgglab.config.schema import LinearProbeConfig, parse
+from vgglab.config.jobs import LinearProbeConfig
+from vgglab.config.schema import parse
 from vgglab.errors import InputError
 from vgglab.features import probe as module
 from vgglab.features.files import Features, Labels, create_features

@@ -9,7 +9,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.conftest import TINY, Compose
 
-from vgglab.config.schema import ReceptiveFieldConfig, TrainConfig, parse
+from vgglab.config.jobs import ReceptiveFieldConfig
+from vgglab.config.schema import TrainConfig, parse
 from vgglab.errors import InputError
 from vgglab.evaluation.trained import load_trained
 from vgglab.inspection.field_figures import effective_figure, field_records, fields_figure

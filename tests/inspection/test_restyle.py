@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from tests.conftest import Compose
 
-from vgglab.config.schema import RestyleConfig, parse
+from vgglab.config.jobs import RestyleConfig
+from vgglab.config.schema import parse
 from vgglab.errors import InputError
 from vgglab.inspection.restyle import CONTENT_LAYERS, STYLE_LAYERS, restyle, restyled
 from vgglab.networks import PerceptualLoss, build_vgg, layer_names

@@ -8,7 +8,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.conftest import Compose
 
-from vgglab.config.schema import VisualizeConfig, parse
+from vgglab.config.jobs import VisualizeConfig
+from vgglab.config.schema import parse
 from vgglab.errors import InputError
 from vgglab.inspection.visualize import visualize
 from vgglab.networks import build_vgg

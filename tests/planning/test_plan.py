@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from tests.conftest import Compose
-from vgglab.config.schema import PlanConfig, parse
+from vgglab.config.jobs import PlanConfig
+from vgglab.config.schema import parse
 from vgglab.errors import InputError
 from vgglab.planning import planner
 from vgglab.planning.footprint import StepCost, measure_step

@@ -14,7 +14,8 @@ from tests.conftest import ROOT, TINY, Compose
 from torch import Tensor
 from torchvision.models import vgg11, vgg13, vgg16, vgg19
 
-from vgglab.config.schema import EvaluateConfig, PaperTablesConfig, TrainConfig, parse
+from vgglab.config.jobs import EvaluateConfig, PaperTablesConfig
+from vgglab.config.schema import TrainConfig, parse
 from vgglab.data import Synthetic
 from vgglab.data.transforms import Preprocessing
 from vgglab.errors import InputError

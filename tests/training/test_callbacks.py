@@ -12,7 +12,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from tests.conftest import TINY, Compose
 from tests.training.runs import assert_same_end
-from vgglab.config.schema import EvaluateConfig, TrainConfig, parse
+from vgglab.config.jobs import EvaluateConfig
+from vgglab.config.schema import TrainConfig, parse
 from vgglab.errors import InputError
 from vgglab.evaluation.evaluate import evaluate
 from vgglab.files import is_damaged

@@ -12,7 +12,8 @@ import yaml
 
 from tests.conftest import TINY, Compose
 from tests.training.test_run import job, train_and_kill
-from vgglab.config.schema import ReplayConfig, TrainConfig, parse
+from vgglab.config.jobs import ReplayConfig
+from vgglab.config.schema import TrainConfig, parse
 from vgglab.errors import InputError
 from vgglab.training.agreement import compare, read_results
 from vgglab.training.replay import replay

@@ -10,7 +10,8 @@ from lightning import Callback, LightningModule, Trainer
 
 from tests.conftest import TINY, Compose
 from tests.training.runs import assert_same_end, history
-from vgglab.config.schema import EvaluateConfig, TrainConfig, parse
+from vgglab.config.jobs import EvaluateConfig
+from vgglab.config.schema import TrainConfig, parse
 from vgglab.errors import InputError
 from vgglab.evaluation.evaluate import evaluate
 from vgglab.evaluation.trained import load_trained

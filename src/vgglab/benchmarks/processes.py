@@ -24,7 +24,7 @@ from torch import Tensor, distributed, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from vgglab.config.schema import BenchmarkConfig
+from vgglab.config.jobs import BenchmarkConfig
 from vgglab.errors import InputError
 from vgglab.reporting.environment import environment
 

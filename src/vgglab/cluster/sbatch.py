@@ -5,8 +5,8 @@ import shlex
 from collections.abc import Sequence
 
 from vgglab.cluster.preemption import REQUEUE
+from vgglab.config.jobs import SbatchConfig
 from vgglab.config.launching import resources
-from vgglab.config.schema import SbatchConfig
 from vgglab.errors import InputError
 
 # Of the overrides: our own, and one that Hydra adds.

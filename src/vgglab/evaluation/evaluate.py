@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from vgglab.config.schema import EvaluateConfig
+from vgglab.config.jobs import EvaluateConfig
 from vgglab.data import ImageDataModule
 from vgglab.data.transforms import Preprocessing
 from vgglab.errors import InputError

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from vgglab.config.schema import ExportWeightsConfig
+from vgglab.config.jobs import ExportWeightsConfig
 from vgglab.errors import InputError
 from vgglab.evaluation.trained import CARD, checked_model, read_card
 from vgglab.files import replacing

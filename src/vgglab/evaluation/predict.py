@@ -12,7 +12,7 @@ import torch
 from rich.progress import track
 from rich.table import Table
 
-from vgglab.config.schema import PredictConfig
+from vgglab.config.jobs import PredictConfig
 from vgglab.data.decoding import IMAGE_SUFFIXES, decode
 from vgglab.errors import InputError
 from vgglab.evaluation.protocols import find_device

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import nll_loss
 from torchvision.transforms.v2 import functional
 
-from vgglab.config.schema import EvaluationProtocol
+from vgglab.config.jobs import EvaluationProtocol
 from vgglab.data.images import ImageSet
 from vgglab.data.transforms import Preprocessing
 from vgglab.errors import InputError

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vgglab.config.schema import ExtractFeaturesConfig
+from vgglab.config.jobs import ExtractFeaturesConfig
 from vgglab.data.decoding import decode
 from vgglab.data.folder import list_images
 from vgglab.data.images import FileImages

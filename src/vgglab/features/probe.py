@@ -12,7 +12,7 @@ from rich.table import Table
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.svm import LinearSVC
 
-from vgglab.config.schema import LinearProbeConfig
+from vgglab.config.jobs import LinearProbeConfig
 from vgglab.errors import InputError
 from vgglab.features.files import Features, Labels, read_features
 from vgglab.reporting.environment import open_run_folder, write_json

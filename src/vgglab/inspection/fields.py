@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from vgglab.config.schema import Network, ReceptiveFieldConfig
+from vgglab.config.jobs import ReceptiveFieldConfig
+from vgglab.config.schema import Network
 from vgglab.data.decoding import decode
 from vgglab.data.transforms import Preprocessing
 from vgglab.errors import InputError

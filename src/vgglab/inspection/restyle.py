@@ -8,7 +8,7 @@ from rich.progress import track
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from vgglab.config.schema import RestyleConfig
+from vgglab.config.jobs import RestyleConfig
 from vgglab.data.decoding import decode
 from vgglab.errors import InputError
 from vgglab.evaluation.protocols import find_device

@@ -10,7 +10,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from vgglab.config.schema import VisualizeConfig
+from vgglab.config.jobs import VisualizeConfig
 from vgglab.data.decoding import decode
 from vgglab.errors import InputError
 from vgglab.evaluation.predict import find_images

@@ -7,7 +7,8 @@ from torch import nn
 
 from vgglab.cluster.sharding import tensor_parallel_size
 from vgglab.cluster.traffic import Collective, collectives
-from vgglab.config.schema import AcceleratorConfig, PlanConfig
+from vgglab.config.jobs import PlanConfig
+from vgglab.config.schema import AcceleratorConfig
 from vgglab.data import ImageDataModule
 from vgglab.data.sampling import per_device_batch_size
 from vgglab.errors import InputError

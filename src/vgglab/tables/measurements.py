@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from vgglab.config.schema import PaperTablesConfig
+from vgglab.config.jobs import PaperTablesConfig
 from vgglab.data import ImageDataModule, ImageFolder, ImageNet
 from vgglab.data.images import ImageSet
 from vgglab.data.transforms import Preprocessing

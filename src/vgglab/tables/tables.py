@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vgglab.config.schema import PaperTablesConfig
+from vgglab.config.jobs import PaperTablesConfig
 from vgglab.files import replace_file
 from vgglab.networks import VGG, build_vgg, layer_names
 from vgglab.reporting.environment import open_run_folder

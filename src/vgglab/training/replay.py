@@ -9,7 +9,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from vgglab.config.schema import ReplayConfig, TrainConfig
+from vgglab.config.jobs import ReplayConfig
+from vgglab.config.schema import TrainConfig
 from vgglab.errors import InputError
 from vgglab.reporting.environment import environment, open_run_folder, write_json
 from vgglab.reporting.tensorboard import flatten

@@ -1,0 +1,303 @@
+"""The schemas of the scripts' configurations, beside that of training: conf/NAME.yaml."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from vgglab.config.schema import Data, Device, Job, Network, Section, TrainConfig
+
+EvaluationPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
+# Sections 3.2 and 4 of the paper; vgglab.evaluation.protocols says what they do.
+EvaluationProtocol = Literal["center_crop", "dense", "multi_crop", "dense_multi_crop"]
+Scales = Annotated[list[PositiveInt], Field(min_length=1)]
+
+
+class EvaluateConfig(Job):
+    """conf/evaluate.yaml"""
+
+    checkpoint: str | Annotated[list[str], Field(min_length=1)] | None
+    weights: str | None
+    model: Network | None = None
+    data: Data | None = None
+    batch_size: PositiveInt | None
+    seed: NonNegativeInt
+    protocol: EvaluationProtocol
+    scales: Scales | Literal["auto"] | None
+    device: Device
+    precision: EvaluationPrecision
+
+
+class PredictConfig(Job):
+    """conf/predict.yaml"""
+
+    checkpoint: str
+    images: str | list[str]
+    top: PositiveInt
+    batch_size: PositiveInt
+    format: Literal["table", "json", "csv"]
+    device: Device
+
+
+class PaperTablesConfig(Job):
+    """conf/paper_tables.yaml"""
+
+    table: list[int]
+    checkpoints: list[str]
+    data: Data | None = None
+    cache: str
+    batch_size: PositiveInt | None
+    seed: NonNegativeInt
+    device: Device
+    precision: EvaluationPrecision
+
+    @field_validator("table", mode="before")
+    @classmethod
+    def _several_tables(cls, table: Any) -> Any:
+        """A number, a list, or a range as in `1..7`."""
+        if isinstance(table, str) and (ends := re.fullmatch(r"(\d+)\.\.(\d+)", table)):
+            return list(range(int(ends[1]), int(ends[2]) + 1))
+        return table if isinstance(table, list) else [table]
+
+    @field_validator("table")
+    @classmethod
+    def _tables_exist(cls, table: list[int]) -> list[int]:
+        if not table or min(table) < 1 or max(table) > 7:
+            raise ValueError(f"{table}; choices: one or several of the paper's tables 1 to 7")
+        return table
+
+    @field_validator("checkpoints", mode="before")
+    @classmethod
+    def _several_checkpoints(cls, checkpoints: Any) -> Any:
+        return [checkpoints] if isinstance(checkpoints, str) else checkpoints
+
+    @model_validator(mode="after")
+    def _has_networks(self) -> "PaperTablesConfig":
+        measured = [number for number in self.table if number > 2]
+        if measured and not self.checkpoints:
+            raise ValueError(f"table={measured[0]} is measured: give checkpoints=[PATH,...]")
+        if len(set(self.checkpoints)) < len(self.checkpoints):
+            raise ValueError(f"checkpoints={self.checkpoints} names a file twice")
+        if 6 in self.table and len(self.checkpoints) < 2:
+            raise ValueError("table=6 fuses networks: give checkpoints=[PATH,PATH,...]")
+        return self
+
+
+class SubjectJob(Job):
+    """A job that looks at one network: a checkpoint, or weights in a model."""
+
+    checkpoint: str | None
+    weights: str | None
+    model: Network | None = None
+    device: Device
+
+
+class ExtractFeaturesConfig(SubjectJob):
+    """conf/extract_features.yaml"""
+
+    images: str
+    output: str
+    scales: Scales | None
+    combine: Literal["average", "stack"]
+    batch_size: PositiveInt
+    num_workers: NonNegativeInt
+    precision: EvaluationPrecision
+
+
+class LinearProbeConfig(Job):
+    """conf/linear_probe.yaml"""
+
+    features: str | Annotated[list[str], Field(min_length=1)]
+    # One is held out to choose the constant, and one must be left.
+    train_per_class: Annotated[int, Field(ge=2)]
+    test_per_class: PositiveInt | None
+    splits: PositiveInt
+    constants: Annotated[list[PositiveFloat], Field(min_length=1)]
+    seed: NonNegativeInt
+    format: Literal["table", "json"]
+
+
+class RestyleConfig(SubjectJob):
+    """conf/restyle.yaml"""
+
+    content: str
+    style: str
+    output: str
+    size: Annotated[int, Field(ge=32)]  # what five pools leave a pixel of
+    steps: PositiveInt
+    learning_rate: PositiveFloat
+    content_layers: dict[str, NonNegativeFloat] | None
+    style_layers: dict[str, NonNegativeFloat] | None
+
+
+class VisualizeConfig(SubjectJob):
+    """conf/visualize.yaml"""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    images: str | list[str]
+    layer: str | None
+    class_: str | int | None = Field(alias="class")  # the word is Python's
+
+
+class SummarizeConfig(Job):
+    """conf/summarize.yaml"""
+
+    model: Network
+    input_size: list[PositiveInt]
+    format: Literal["table", "json"]
+
+
+class ColourAxesConfig(Job):
+    """conf/colour_axes.yaml"""
+
+    data: Data
+    output: str
+    again: bool
+    limit: PositiveInt | None
+    seed: NonNegativeInt
+
+
+class ReceptiveFieldConfig(SubjectJob):
+    """conf/receptive_field.yaml"""
+
+    image: str | list[str] | None
+    size: PositiveInt | None
+    layers: Annotated[list[str], Field(min_length=1)] | None
+    effective: bool
+    seed: NonNegativeInt
+    format: Literal["table", "json"]
+
+    @model_validator(mode="after")
+    def _has_an_image(self) -> "ReceptiveFieldConfig":
+        if self.image is None:
+            for name in ("effective", "layers", "size"):
+                if getattr(self, name):
+                    raise ValueError(f"{name}={getattr(self, name)} needs image=PATH")
+        elif self.layers is None:
+            raise ValueError("image=... also needs layers=[...], such as layers=[conv1_2,pool3]")
+        return self
+
+
+class CompareStacksConfig(Job):
+    """conf/compare_stacks.yaml"""
+
+    channels: PositiveInt
+    size: PositiveInt
+    batch_size: PositiveInt
+    repeats: PositiveInt
+    device: Device
+    format: Literal["table", "json"]
+
+
+class BenchmarkConfig(Job):
+    """conf/benchmark.yaml"""
+
+    target: Literal["processes"]
+    model: Network
+    processes: Annotated[int, Field(ge=2)]
+    batch_size: PositiveInt
+    size: PositiveInt
+    steps: PositiveInt
+    rounds: PositiveInt
+    format: Literal["table", "json"]
+
+
+class PrepareImagenetConfig(Job):
+    """conf/prepare_imagenet.yaml"""
+
+    archives: str
+    root: str
+
+
+class ReplayConfig(Job):
+    """conf/replay.yaml"""
+
+    run: str | None
+    batch: str | None
+
+    @model_validator(mode="after")
+    def _has_one(self) -> "ReplayConfig":
+        if (self.run is None) == (self.batch is None):
+            raise ValueError("give a run's folder, or batch=RUN/nonfinite/FILE.pt")
+        return self
+
+
+class ExportWeightsConfig(Job):
+    """conf/export_weights.yaml"""
+
+    checkpoint: str
+    output: str
+
+
+class PlanConfig(TrainConfig):
+    """conf/plan.yaml: a training run, and where it is to be."""
+
+    hardware: dict[str, Any]
+    devices: PositiveInt | Annotated[list[PositiveInt], Field(min_length=1)] | None
+    num_nodes: PositiveInt | None
+    batch_size: Literal["auto"] | None
+    scaling: Literal["strong", "weak"] | None
+    images: PositiveInt | None
+    classes: Annotated[int, Field(ge=2)] | None
+    image_bytes: NonNegativeFloat | None
+    format: Literal["table", "json"]
+
+    @field_validator("devices", mode="before")
+    @classmethod
+    def _range_of_devices(cls, devices: Any) -> Any:
+        """The powers of two of a range such as `1..4096`."""
+        if not isinstance(devices, str):
+            return devices
+        if ends := re.fullmatch(r"(\d{1,9})\.\.(\d{1,9})", devices):
+            powers = [2**exponent for exponent in range(30)]
+            if found := [power for power in powers if int(ends[1]) <= power <= int(ends[2])]:
+                return found
+        raise ValueError(f"{devices}: give a number, a list [1,8] or a range 1..4096")
+
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def _number_is_of_the_data(cls, batch_size: Any) -> Any:
+        if isinstance(batch_size, int):
+            raise ValueError(f"{batch_size}: a number is data.batch_size={batch_size}")
+        return batch_size
+
+
+# What sbatch reads from the head of a script, a line each.
+_Name = Annotated[str, Field(pattern=r"^[\w.,:@/+-]+$")]
+_Line = Annotated[str, Field(pattern=r"^[^\n]+$")]
+
+
+class SlurmConfig(Section):
+    """What a cluster is asked for beside the devices of `accelerator`."""
+
+    partition: _Name | None
+    account: _Name | None
+    qos: _Name | None
+    time: str | None
+    warning_seconds: Annotated[int, Field(ge=1, le=65535)]  # SLURM takes no more
+    options: dict[_Name, bool | int | _Line] | None
+    setup: list[_Line]
+    command: _Line | None
+
+    @field_validator("time", mode="before")
+    @classmethod
+    def _is_a_time(cls, time: Any) -> Any:
+        if time is not None and not re.fullmatch(r"\d+|(\d+-)?\d+(:\d\d){1,2}|\d+-\d+", str(time)):
+            raise ValueError(f"{time}; give minutes, or as in 24:00:00 and 2-00:00:00")
+        return time if time is None else str(time)
+
+
+class SbatchConfig(TrainConfig):
+    """conf/sbatch.yaml: a training run, and the job that it is to be."""
+
+    slurm: SlurmConfig
