@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -56,13 +56,21 @@ def told(run: Path) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def await_step(run: Path, step: int) -> None:
-    """Wait until a run in that folder has taken so many steps."""
+def await_step(run: Path, step: int, log: Callable[[], str]) -> None:
+    """Wait until a run in that folder has taken so many steps.
+
+    Args:
+        log: what is to be read where it does not come so far.
+    """
     end = time.monotonic() + HANGS
     history = run / "metrics.csv"
-    while not history.exists() or history.read_text().count("\n") <= step:
-        assert time.monotonic() < end, "it does not begin"
+    while (taken := _lines(history) - 1) < step:
+        assert time.monotonic() < end, f"only {taken} steps: {log()}"
         time.sleep(0.05)
+
+
+def _lines(path: Path) -> int:
+    return path.read_text().count("\n") if path.exists() else 0
 
 
 def the_run(folder: Path) -> Path:

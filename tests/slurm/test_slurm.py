@@ -28,6 +28,7 @@ LONG = (
     *TWO_TASKS,
     *SPY,
     "+callbacks.spy.seconds=0.1",
+    "accelerator.timeout_seconds=60",  # one that hangs says where before the test gives up
     f"data.train_size={STEPS * 8}",
     "data.num_workers=1",  # SLURM signals a loader's workers, too
     "data.flip=true",
@@ -98,14 +99,21 @@ def submit(cluster: Cluster, script: Path) -> tuple[str, Path]:
     return job, script.parent / f"logs/train/none/slurm-{job}"
 
 
+def log_of(cluster: Cluster, job: str, folder: Path) -> str:
+    """What a job has said, as SLURM's file or submitit's, and what SLURM says of it."""
+    files = sorted({*folder.glob(f"logs/slurm-{job}.out"), *folder.rglob(f".submitit/{job}/*.*")})
+    said = "\n".join(f"{file.name}: {file.read_text(errors='replace')[-4000:]}" for file in files)
+    return f"{cluster.jobs().get(job)}\n{said}\n{cluster.log()}"
+
+
 def test_a_warned_job_is_requeued_and_resumes(
     cluster: Cluster, script: Path, undisturbed: Path
 ) -> None:
     job, run = submit(cluster, script)
-    await_step(run, STEPS + 5)
+    await_step(run, STEPS + 5, lambda: log_of(cluster, job, script.parent))
     cluster.run("scancel", "--signal=USR1", job)  # as SLURM does before the time limit
     end = cluster.await_end(job)
-    log = (script.parent / f"logs/slurm-{job}.out").read_text()
+    log = log_of(cluster, job, script.parent)
     assert (end["JobState"], end["Restarts"]) == ("COMPLETED", "1"), log
     assert_resumed(undisturbed, run)
 
@@ -115,8 +123,8 @@ def test_submitits_warning_requeues_its_job(
 ) -> None:
     with submitting("slurm", cluster.environment, tmp_path, *LONG) as process:
         run = the_run(tmp_path)
-        await_step(run, STEPS + 5)
         job = max(cluster.jobs(), key=int)
+        await_step(run, STEPS + 5, lambda: log_of(cluster, job, tmp_path))
         cluster.run("scancel", "--signal=USR2", job)
         end = cluster.await_end(job)
         ends_well(process)
@@ -126,12 +134,12 @@ def test_submitits_warning_requeues_its_job(
 
 def test_a_preempted_job_resumes(cluster: Cluster, script: Path, undisturbed: Path) -> None:
     job, run = submit(cluster, script)
-    await_step(run, STEPS + 5)
+    await_step(run, STEPS + 5, lambda: log_of(cluster, job, script.parent))
     more_important = ("--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null")
     other = cluster.run("sbatch", "--parsable", *more_important, "--wrap=sleep 1").strip()
     assert cluster.await_end(other)["JobState"] == "COMPLETED"
     end = cluster.await_end(job)
-    log = (script.parent / f"logs/slurm-{job}.out").read_text()
+    log = log_of(cluster, job, script.parent)
     assert (end["JobState"], end["Restarts"]) == ("COMPLETED", "1"), log
     assert_resumed(undisturbed, run)
 
