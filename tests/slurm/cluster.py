@@ -111,6 +111,17 @@ class Cluster:
             time.sleep(2)
             self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
 
+    def clear(self) -> None:
+        """End the jobs that a failed test has left: those after it would wait for their nodes."""
+        for options in (("--signal=KILL", "--full"), ()):
+            subprocess.run(
+                ["scancel", *options, "--user=root"],
+                env=self.environment,
+                timeout=60,
+                check=False,
+            )
+        _await(lambda: _idle(self), "end of the jobs")
+
     def log(self) -> str:
         """The end of what slurmctld says."""
         return (self.folder / "slurmctld.log").read_text()[-2000:]
@@ -183,14 +194,8 @@ def _await(condition: Callable[[], bool], what: str) -> None:
 
 
 def _stop(cluster: Cluster, daemons: list["subprocess.Popen[bytes]"]) -> None:
-    if len(daemons) == 4:  # also jobs that a failed test has left
-        subprocess.run(
-            ["scancel", "--signal=KILL", "--full", "--user=root"],
-            env=cluster.environment,
-            timeout=60,
-            check=False,
-        )
-        _await(lambda: _idle(cluster), "end of the jobs")
+    if len(daemons) == 4:
+        cluster.clear()
     for daemon in reversed(daemons):
         daemon.terminate()
         try:
