@@ -13,7 +13,7 @@ def main(config: DictConfig) -> None:
         from vgglab.config.schema import parse
 
         job = parse(config, PredictConfig)
-        from vgglab.evaluation.predict import predict
+        from vgglab.prediction.predict import predict
 
         predict(job)
 

@@ -34,6 +34,7 @@ TINY = (
     "trainer.max_epochs=2",
     "trainer.log_every_n_steps=1",
     "accelerator=cpu",
+    "callbacks=essential",
 )
 
 Compose = Callable[..., DictConfig]

@@ -2,16 +2,21 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from vgglab.errors import InputError
 from vgglab.files import (
+    alone_in,
     digest,
     earlier,
     is_damaged,
+    is_occupied,
+    read_json,
     remove,
     remove_leftovers,
     replace_file,
@@ -171,3 +176,27 @@ def test_digests_are_those_of_the_standard(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")  # FIPS 180-2, appendix B.1; RFC 1321, appendix A.5
     assert digest(tmp_path / "a").startswith("ba7816bf8f01cfea414140de5dae2223b00361a3")
     assert digest(tmp_path / "a", "md5") == "900150983cd24fb0d6963f7d28e17f72"
+
+
+def test_who_is_in_a_folder_is_told_to_others(tmp_path: Path) -> None:
+    assert not is_occupied(tmp_path)
+    with alone_in(tmp_path):
+        ask = "import sys; from pathlib import Path; from vgglab.files import is_occupied as o\n"
+        ask += "print(o(Path(sys.argv[1])))"
+        command = [sys.executable, "-c", ask, str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout == "True\n"
+    assert (tmp_path / ".lock").exists()
+    assert not is_occupied(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"null", b"\xff", b"[" * 100_000])
+def test_what_is_no_json_of_names_and_values_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.json"):
+        read_json(path)
+    with pytest.raises(InputError, match="missing"):
+        read_json(tmp_path / "missing")
+    path.write_text('{"a": [1]}')
+    assert read_json(path) == {"a": [1]}

@@ -6,10 +6,14 @@ the rename itself only once its folder was flushed.
 
 import fcntl
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from vgglab.errors import InputError
 
 _BLOCK = 1 << 20
 _TEMPORARY = ".tmp"
@@ -54,6 +58,21 @@ def replace_file(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds names and values.
+
+    Raises:
+        InputError: it cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"cannot read {path}: it holds no names and values")
+    return content
+
+
 def earlier(path: Path, age: int) -> Path:
     """The name of a predecessor that `replacing` kept; age 0 is the file itself."""
     return path.with_name(f"{path.stem}-{age}{path.suffix}") if age else path
@@ -79,6 +98,24 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
+def is_occupied(folder: Path) -> bool:
+    """Whether another process is in `folder` by `alone_in`, as far as this machine can tell.
+
+    The process that is in it must not ask: a lock goes when its file is closed, by whomever.
+    """
+    try:
+        descriptor = os.open(folder / ".lock", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        os.lockf(descriptor, os.F_TEST, 0)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed writers left in a folder in which nobody writes now."""
     for temporary in folder.glob(f".*.[0-9]*{_TEMPORARY}"):
@@ -94,8 +131,15 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def digest(path: Path, algorithm: str = "sha256") -> str:
+def digest(
+    path: Path, algorithm: str = "sha256", advance: Callable[[int], None] = lambda size: None
+) -> str:
     """The file's digest in hexadecimal digits.
+
+    Args:
+        path: the file.
+        algorithm: as hashlib names it.
+        advance: told of the bytes just read.
 
     Raises:
         OSError: the file cannot be read.
@@ -104,6 +148,7 @@ def digest(path: Path, algorithm: str = "sha256") -> str:
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             state.update(block)
+            advance(len(block))
     return state.hexdigest()
 
 

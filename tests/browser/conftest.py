@@ -1,10 +1,16 @@
 """Pages as a person sees them: headless Chromium, driven by Playwright."""
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.conftest import ROOT
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -37,3 +43,23 @@ def page(browser: Browser) -> Iterator[Page]:
     yield tab
     context.close()
     assert not problems
+
+
+@pytest.fixture(scope="session")
+def trained_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two short runs of the digits, `seed-0` and `seed-1`, all default callbacks."""
+    folder = tmp_path_factory.mktemp("runs")
+    settings = ("trainer.max_epochs=3", "model.width=0.125", "trainer.log_every_n_steps=5")
+    for seed in (0, 1):
+        subprocess.run(
+            [
+                *(sys.executable, str(ROOT / "scripts/train.py"), *settings),
+                *(f"seed={seed}", f"hydra.run.dir={folder}/seed-{seed}"),
+            ],
+            cwd=folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            check=True,
+            timeout=600,
+        )
+    return folder

@@ -194,6 +194,7 @@ SETTINGS = {
     "train model=vgg11_lrn weights=IMAGENET1K_V1": "IMAGENET1K_V1 | vgg11_lrn",
     "predict checkpoint=good.ckpt images=nowhere": "images=nowhere",
     "predict checkpoint=good.ckpt images=[]": "images=[]",
+    "predict checkpoint=good.ckpt images=good.png on_error=ignore": "on_error | skip",
     "visualize checkpoint=good.ckpt images=good.png layer=conv9_9": "layer=conv9_9 | conv1_1",
     "visualize checkpoint=good.ckpt images=good.png class=dragon": "class=dragon | class 0",
     "receptive_field checkpoint=good.ckpt image=good.png layers=[conv9_9]": "conv9_9",
@@ -224,6 +225,14 @@ SETTINGS = {
     "replay run=nowhere": "run=nowhere | no such folder",
     "replay run=.": "run=. | .hydra/config.yaml",
     "replay batch=nowhere.pt": "nowhere.pt",
+    "compare": "runs is required",
+    "compare nowhere": "nowhere | no such folder",
+    "compare nowhere/*": "nowhere/* | no folder",
+    "compare good.ckpt": "good.ckpt | the folder of a run",
+    "compare .": "no run",
+    "compare . price=0": "price=0",
+    "compare . format=html": "format='html' | markdown",
+    "compare . runs=[x]": "paths alone or runs=[...]",
     "train trainer.limit_train_batches=1.5": "limit_train_batches | 1.5",
     "train data=synthetic data.train_size=1000000000000": "memory",
 }
@@ -551,6 +560,11 @@ OTHERS = {
     "endless style": Row(
         "restyle checkpoint=good.ckpt content=good.png style=/dev/zero output=a.png", "/dev/zero"
     ),
+    "photos that are none": Row(
+        "predict checkpoint=good.ckpt images=photos on_error=skip",
+        "images=photos | none can be read | photos/b.jpg",
+        {"photos/b.jpg": b"hello"},
+    ),
     "text among photos": Row(
         "predict checkpoint=good.ckpt images=photos",
         "photos/b.jpg",
@@ -651,6 +665,9 @@ OTHERS = {
     "run with code": Row(
         "replay run=mine", "mine", {"mine/.hydra/config.yaml": "optimizer: {_target_: os.system}\n"}
     ),
+    "nothing but a broken run": Row(
+        "compare .", "mine/.hydra/config.yaml", {"mine/.hydra/config.yaml": "seed: [1\n"}
+    ),
     "batch with code": Row("replay batch=bad.pt", "bad.pt", {"bad.pt": pickled(RunsCode())}),
     "batch of another kind": Row("replay batch=good.ckpt", "good.ckpt"),
     # Outputs
@@ -671,6 +688,12 @@ OTHERS = {
     ),
     "axes into a folder": Row(
         "colour_axes data=synthetic output=out", "output=out", {"out": folder}
+    ),
+    "sheet in no folder": Row(
+        "predict checkpoint=good.ckpt images=good.png sheet=out/a.png", "sheet=out/a.png | folder"
+    ),
+    "sheet in /proc": Row(
+        "predict checkpoint=good.ckpt images=good.png sheet=/proc/a.png", "sheet=/proc/a.png"
     ),
     "run below a file": Row(f"{TRAIN} hydra.run.dir=good.png/run", "good.png/run"),
     "run in /proc": Row(f"{TRAIN} hydra.run.dir=/proc/run", "/proc/run"),

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from tests.cluster.together import train_together
 from tests.conftest import ROOT
-from tests.training.runs import assert_same, history
+from tests.training.runs import assert_same, curves, history
 from vgglab.cluster.sharding import (
     blocks_of,
     dense_layers,
@@ -80,6 +80,7 @@ POISONED = (
     "+callbacks.poison.batch=2",
 )
 SKIPPING = (*POISONED, "callbacks.finite.action=skip")
+PICTURED = ("callbacks=[checkpoints,pictures]", "logger=default", "test=true")
 ON_TWO = ("accelerator.accelerator=cpu", "accelerator.devices=2")
 STRATEGIES = {
     "ddp": ("accelerator=ddp",),
@@ -106,6 +107,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     jobs["one-to-hybrid"] = (*jobs["hybrid"], f"resume={middle(folder / 'one')}")
     jobs["skipping"] = (*jobs["hybrid"], *SKIPPING)
     jobs["stopped"] = (*jobs["hybrid"], *POISONED)
+    jobs["fsdp-pictured"] = (*jobs["fsdp"], *PICTURED)
     train_together(folder, jobs, processes=2, timeout=240)
     return folder
 
@@ -184,6 +186,24 @@ def test_a_run_goes_on_under_another_strategy(runs: Path) -> None:
     assert difference(runs / "one", runs / "one-to-hybrid") < 1e-6
     one_process(runs / "hybrid-to-one", f"resume={middle(runs / 'hybrid')}")
     assert difference(runs / "one", runs / "hybrid-to-one") < 1e-6
+
+
+def test_sharded_processes_draw_what_one_process_draws(runs: Path) -> None:
+    one_process(runs / "one-pictured", *PICTURED)
+    drawn = []
+    for name in ("one-pictured", "fsdp-pictured"):
+        images = {
+            tag: [step for step, _ in points]
+            for tag, points in curves(runs / name).items()
+            if isinstance(points[0][1], bytes)
+        }
+        content = json.loads((runs / name / "mistakes.json").read_text())
+        places = [mistake["index"] for mistake in content["mistakes"]]
+        drawn.append((images, places))
+    assert drawn[0] == drawn[1]
+    images, places = drawn[0]
+    assert {"network/filters", "network/grad_cam", "network/receptive_field"} <= images.keys()
+    assert len(set(places)) == len(places) > 1  # of nine images none counts twice
 
 
 def test_sharded_processes_skip_a_bad_step_together(runs: Path) -> None:

@@ -59,7 +59,7 @@ def test_callbacks_join_the_default_ones(choice: str, composed: Compose) -> None
         ("test=perhaps", "test='perhaps'"),
         ("+extra=1", "extra: no such setting in the configuration"),
         ("+accelerator.deviecs=2", r"accelerator\.deviecs: .* did you mean devices\?"),
-        ("callbacks.progress.refresh_rate=often", r"callbacks\.progress\.refresh_rate='often'"),
+        ("callbacks.finite.max_skips=often", r"callbacks\.finite\.max_skips='often'"),
         ("+scheduler.warmup=3", r"scheduler\.warmup: .* did you mean warmup_"),
         ("accelerator.gradient_compression=bf16", "needs strategy=ddp, not auto"),
         ("accelerator.tensor_parallel=2", "needs strategy=hybrid, not auto"),

@@ -1,10 +1,11 @@
 """Files from the network, from servers that fail."""
 
 import hashlib
+from contextlib import contextmanager
 
 import pytest
 
-from vgglab.data import progress as progress_module
+from vgglab.data import download as download_module
 from vgglab.data.download import download
 from vgglab.errors import InputError
 
@@ -142,12 +143,24 @@ def test_a_folder_that_cannot_be_made_is_one_line(server, tmp_path):
         download([server.url("x")], tmp_path / "taken" / "file.bin", checksum=SHA256)
 
 
-def test_progress_in_a_log_is_a_line_now_and_then(server, target, monkeypatch, capsys):
-    monkeypatch.setattr(progress_module, "_SECONDS_BETWEEN_LINES", 0.0)
+def test_progress_counts_the_bytes(server, target, monkeypatch):
+    counted = []
+
+    @contextmanager
+    def progress(what, total, *, done=0, unit):
+        counted.append([what, total, unit, done])
+
+        def advance(units):
+            counted[-1][-1] += units
+
+        yield advance
+
+    monkeypatch.setattr(download_module, "progress", progress)
+    server.cut_after = [300_000]
     download([server.url("good.bin")], target, checksum=SHA256)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[-1] == "file.bin: 1 of 1 MB"
-    assert len(lines) == 4  # a line a block of 256 KiB
+    assert counted[0][-1] < len(DATA)  # up to where it was cut
+    assert counted[1] == ["file.bin", len(DATA), "bytes", len(DATA)]
+    assert counted[2] == ["check file.bin.part", len(DATA), "bytes", len(DATA)]
 
 
 def test_progress_is_silent_for_short_work(server, target, capsys):

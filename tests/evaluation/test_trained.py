@@ -1,24 +1,18 @@
-"""From a checkpoint alone to predictions and scores."""
+"""From a checkpoint alone to its network, classes and data."""
 
-import csv
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.models import VGG11_Weights
 
-from tests.conftest import ROOT, TINY, Compose
-from vgglab.config.jobs import PredictConfig
+from tests.conftest import ROOT, TINY
 from vgglab.config.schema import Network, TrainConfig, parse
 from vgglab.errors import InputError
-from vgglab.evaluation.predict import find_images, predict
 from vgglab.evaluation.trained import data_of, load_trained, subject
 from vgglab.networks import build_vgg
 from vgglab.training.run import train
@@ -31,17 +25,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("train", overrides=[f"run_dir={folder}", "name=test", *TINY])
     train(parse(config, TrainConfig))
-    return folder
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """A grey PNG and an RGB JPEG of other sizes than the network's, and a text file."""
-    folder = tmp_path / "photos"
-    (folder / "deep").mkdir(parents=True)
-    Image.effect_noise((20, 33), 64).save(folder / "grey.png")
-    Image.effect_noise((64, 40), 64).convert("RGB").save(folder / "deep/colour.jpg")
-    (folder / "notes.txt").write_text("not an image")
     return folder
 
 
@@ -62,57 +45,6 @@ def test_what_the_network_began_with_may_be_gone(run: Path, tmp_path: Path) -> N
     section["weights"] = section["init_from"] = str(tmp_path / "gone.ckpt")
     torch.save(checkpoint, tmp_path / "later.ckpt")
     assert len(load_trained(tmp_path / "later.ckpt").classes) == 4
-
-
-def prediction(
-    run: Path, photos: Path, composed: Compose, capsys: pytest.CaptureFixture[str], form: str
-) -> str:
-    overrides = (f"checkpoint={run / 'checkpoints/best.ckpt'}", f"images={photos}", "top=3")
-    capsys.readouterr()
-    predict(parse(composed("predict", *overrides, f"format={form}"), PredictConfig))
-    return capsys.readouterr().out
-
-
-def test_predictions_are_ranked_probabilities(
-    run: Path, photos: Path, composed: Compose, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = json.loads(prediction(run, photos, composed, capsys, "json"))
-    assert [Path(row["image"]).name for row in found] == ["colour.jpg", "grey.png"]
-    trained = load_trained(run / "checkpoints/best.ckpt")
-    for row in found:
-        values = [place["probability"] for place in row["top"]]
-        assert values == sorted(values, reverse=True)
-        assert len(values) == 3
-        assert sum(values) <= 1 + 1e-6
-        pixels = torch.from_numpy(np.array(Image.open(row["image"]).convert("RGB")))
-        image = trained.preprocessing.fit(pixels.permute(2, 0, 1))
-        with torch.no_grad():
-            logits = trained.network(trained.preprocessing.normalize(image[None]))
-        best = logits.softmax(1).max(1)
-        # JPEG decoders may differ by a grey level.
-        assert values[0] == pytest.approx(float(best.values), abs=1e-2)
-        assert row["top"][0]["class"] == trained.classes[int(best.indices)]
-
-
-def test_tables_and_csv_say_the_same(
-    run: Path, photos: Path, composed: Compose, capsys: pytest.CaptureFixture[str]
-) -> None:
-    table = prediction(run, photos, composed, capsys, "table")
-    rows = list(csv.DictReader(prediction(run, photos, composed, capsys, "csv").splitlines()))
-    assert len(rows) == 6
-    assert [row["rank"] for row in rows] == ["1", "2", "3"] * 2
-    for row in rows:
-        assert row["class"] in table
-        assert f"{float(row['probability']):.1%}" in table
-
-
-def test_files_folders_and_globs_are_found(photos: Path) -> None:
-    assert [p.name for p in find_images(str(photos))] == ["colour.jpg", "grey.png"]
-    assert [p.name for p in find_images(f"{photos}/*.png")] == ["grey.png"]
-    assert [p.name for p in find_images([f"{photos}/grey.png"])] == ["grey.png"]
-    for nothing in (f"{photos}/*.gif", str(photos / "nowhere"), f"{photos}/notes.txt"):
-        with pytest.raises(InputError, match="no image"):
-            find_images(nothing)
 
 
 def test_a_checkpoint_of_another_program_is_refused(tmp_path: Path) -> None:

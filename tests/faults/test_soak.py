@@ -32,7 +32,7 @@ from vgglab.config.jobs import EvaluateConfig, PredictConfig
 from vgglab.config.schema import TrainConfig, parse
 from vgglab.data.images import Batch, BatchView
 from vgglab.evaluation.evaluate import evaluate
-from vgglab.evaluation.predict import predict
+from vgglab.prediction.predict import predict
 from vgglab.training import assembly
 from vgglab.training import run as run_module
 from vgglab.training.checkpointing import CheckpointWriter

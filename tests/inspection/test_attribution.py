@@ -1,11 +1,12 @@
-"""Feature maps, and Grad-CAM against its formula written out with autograd."""
+"""Feature maps, and Grad-CAM against captum's."""
 
 import pytest
 import torch
+from captum.attr import LayerGradCam
 from torch import Tensor, nn
 
 from vgglab.inspection.attribution import feature_maps, grad_cam
-from vgglab.networks import VGG, build_vgg, extract, layer_names
+from vgglab.networks import VGG, build_vgg, layer_names
 
 
 def network(**settings: object) -> VGG:
@@ -24,20 +25,14 @@ TARGETS = torch.tensor([4, 0, 2, 1, 3, 0])
 
 
 def reference(built: VGG, given: Tensor, layer: str, targets: Tensor) -> Tensor:
-    """Grad-CAM from two halves of the network, cut at the layer: no hook sees anything."""
-    maps = extract(built, given, [layer])[layer].detach().requires_grad_()
-    last = int(layer_names(built)[layer].removeprefix("features."))
-    onwards = built.features[last + 1 :](maps.clone())
-    logits = built.classifier(built.avgpool(onwards).flatten(1))
-    (gradient,) = torch.autograd.grad(logits[range(len(targets)), targets].sum(), maps)
-    weights = gradient.mean((2, 3), keepdim=True)
-    return (weights * maps).sum(1).relu().detach()
+    explainer = LayerGradCam(built, built.get_submodule(layer_names(built)[layer]))
+    return explainer.attribute(given, targets, relu_attributions=True).detach().squeeze(1)
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize("head", ["compact", "imagenet"])
 @pytest.mark.parametrize("layer", ["conv3_2", "relu3_2", "conv5_2", "relu5_2", "pool3"])
-def test_grad_cam_is_the_formula_of_its_paper(layer: str, head: str, batch_norm: bool) -> None:
+def test_grad_cam_is_captums(layer: str, head: str, batch_norm: bool) -> None:
     built = network(head=head, batch_norm=batch_norm)
     expected = reference(built, images(), layer, TARGETS)
     assert expected.amax((1, 2)).count_nonzero() >= 2  # else all could be nothing

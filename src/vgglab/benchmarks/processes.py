@@ -26,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vgglab.config.jobs import BenchmarkConfig
 from vgglab.errors import InputError
+from vgglab.progress import each
 from vgglab.reporting.environment import environment
 
 _CLASSES = 10
@@ -145,7 +146,8 @@ def _process(
     parallel = DistributedDataParallel(network, gradient_as_bucket_view=True, static_graph=True)
     together = _stepper(parallel, job)
     rates: dict[str, list[float]] = {"alone": [], "apart": [], "together": [], "load": []}
-    for turn in range(job.rounds + 1):
+    turns = range(job.rounds + 1)
+    for turn in each(turns, "rounds", unit="rounds") if rank == 0 else turns:
         measured = {"load": os.getloadavg()[0]}
         distributed.barrier()
         measured["alone"] = _rate(alone, job) if rank == 0 else 0.0

@@ -18,8 +18,8 @@ from lightning import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from vgglab.cluster.watch import AGAIN, say
-from vgglab.config.door import local_rank
 from vgglab.config.started import slurm_job
+from vgglab.ranks import local_rank
 
 _LAUNCHER = "VGGLAB_LAUNCHER"
 _SWEEP = "VGGLAB_SWEEP"

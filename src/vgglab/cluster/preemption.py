@@ -14,7 +14,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import distributed
 from torch.optim import Optimizer
 
-from vgglab.config.door import process_rank
+from vgglab.progress import over_bars
+from vgglab.ranks import process_rank
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +159,8 @@ class Preemption(Callback):
         if self._rank == 0:
             again = "; once more stops at once" if self._told == signal.SIGINT else ""
             # Not through `print`, which the signal may have interrupted.
-            os.write(2, f"{self._told.name}: stops after this step{again}\n".encode())
+            line = f"{self._told.name}: stops after this step{again}\n"
+            os.write(2, over_bars() + line.encode())
 
     def _requeue(self) -> None:
         """Hand the signal on to submitit, which requeues its job by itself."""

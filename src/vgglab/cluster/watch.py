@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -24,6 +25,7 @@ from vgglab.cluster.submitit_tasks import report_end
 from vgglab.config.door import FULL_TRACEBACK
 from vgglab.config.errors import explain
 from vgglab.errors import InputError
+from vgglab.progress import over_bars
 
 # What a process group is given beyond `timeout_seconds`: the processes of a launch do not begin in
 # the same second, and the watch must speak before NCCL's own watchdog aborts the process.
@@ -37,7 +39,8 @@ _speech = Lock()
 def say(line: str) -> None:
     """Give the reason why this process ends, unless another thread of it has given one."""
     if _speech.acquire(blocking=False):
-        os.write(2, f"error: {line}\n".encode())  # a blocked thread may hold the lock of `print`
+        # A blocked thread may hold the lock of `print`.
+        os.write(2, over_bars() + f"error: {line}\n".encode())
 
 
 class Watch(Callback):
@@ -50,11 +53,16 @@ class Watch(Callback):
     Args:
         trainer: not started yet; with one process nothing is watched.
         timeout_seconds: the longest that a batch, a validation's end or a checkpoint may take.
+
+    Attributes:
+        before_leaving: called with exit code and reason, in any thread, before the process is ended
+            from here; must not raise.
     """
 
     def __init__(self, trainer: Trainer, timeout_seconds: int) -> None:
         self.trainer = trainer
         self.timeout = timeout_seconds
+        self.before_leaving: Callable[[int, str], None] | None = None
         self.node = socket.gethostname()
         self.period = min(1.0, timeout_seconds / 10)
         self.channel = Channel(
@@ -247,6 +255,8 @@ class Watch(Callback):
         code, line = word
         say(line)
         report_end(line)
+        if self.before_leaving is not None:
+            self.before_leaving(code, line)
         end = time.monotonic() + 5 * self.period  # they may be about to say the same
         for child in self._children():
             with suppress(subprocess.TimeoutExpired):

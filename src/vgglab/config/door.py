@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from vgglab.config import guard
 from vgglab.config.errors import explain
 from vgglab.errors import InputError
+from vgglab.ranks import process_rank
 
 BAD_INPUT = 2  # the exit code
 SWEEP = "multirun.yaml"  # Hydra writes it before the first job of a --multirun
@@ -25,21 +26,6 @@ _SET_BY_US = "VGGLAB_READABLE_ERRORS"  # which the processes that a run starts i
 FULL_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1" and _SET_BY_US not in os.environ
 
 _FIRST_SPEAKS = 10.0  # seconds
-
-
-def process_rank() -> int:
-    """This process's number among those of its run, as torchrun, Lightning or SLURM gave it."""
-    return _number("RANK", "LOCAL_RANK", "SLURM_PROCID", "SUBMITIT_LOCAL_GLOBALID")
-
-
-def local_rank() -> int:
-    """Its number among those of its node."""
-    return _number("LOCAL_RANK", "SLURM_LOCALID", "SUBMITIT_LOCAL_LOCALID")
-
-
-def _number(*names: str) -> int:
-    given = (os.environ.get(name, "") for name in names)
-    return next((int(number) for number in given if number.isdigit()), 0)
 
 
 @contextmanager

@@ -45,6 +45,8 @@ class PredictConfig(Job):
     top: PositiveInt
     batch_size: PositiveInt
     format: Literal["table", "json", "csv"]
+    sheet: str | None
+    on_error: Literal["raise", "skip"]
     device: Device
 
 
@@ -188,6 +190,21 @@ class ReceptiveFieldConfig(SubjectJob):
         return self
 
 
+class CompareConfig(Job):
+    """conf/compare.yaml"""
+
+    runs: Annotated[list[str], Field(min_length=1)]
+    sort: str
+    ignore: list[str]
+    price: PositiveFloat | None
+    format: Literal["table", "markdown", "csv", "json"]
+
+    @field_validator("runs", mode="before")
+    @classmethod
+    def _several_runs(cls, runs: Any) -> Any:
+        return [runs] if isinstance(runs, str) else runs
+
+
 class CompareStacksConfig(Job):
     """conf/compare_stacks.yaml"""
 
@@ -212,6 +229,24 @@ class BenchmarkConfig(Job):
     format: Literal["table", "json"]
 
 
+class DashboardConfig(Job):
+    """conf/dashboard.yaml"""
+
+    logdir: str
+    port: Annotated[int, Field(ge=1, le=65535)]
+    reload_seconds: PositiveInt
+
+    @field_validator("logdir", mode="before")
+    @classmethod
+    def _one_folder(cls, logdir: Any) -> Any:
+        """As `vgglab.config.positional` writes a folder alone."""
+        if isinstance(logdir, list):
+            if len(logdir) != 1:
+                raise ValueError(f"{logdir}: TensorBoard takes one folder, with all that is in it")
+            return logdir[0]
+        return logdir
+
+
 class PrepareImagenetConfig(Job):
     """conf/prepare_imagenet.yaml"""
 
@@ -230,6 +265,27 @@ class ReplayConfig(Job):
         if (self.run is None) == (self.batch is None):
             raise ValueError("give a run's folder, or batch=RUN/nonfinite/FILE.pt")
         return self
+
+
+class ReportConfig(Job):
+    """conf/report.yaml"""
+
+    runs: Annotated[list[str], Field(min_length=1)]
+
+    @field_validator("runs", mode="before")
+    @classmethod
+    def _several_runs(cls, runs: Any) -> Any:
+        return [runs] if isinstance(runs, str) else runs
+
+
+class ScreenshotsConfig(Job):
+    """conf/screenshots.yaml"""
+
+    logs: str
+    run: str
+    comparison: str | None
+    sheet: str | None
+    output: str
 
 
 class ExportWeightsConfig(Job):

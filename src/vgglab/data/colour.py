@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from vgglab.data.images import ImageSet
-from vgglab.data.progress import progress
 from vgglab.data.sampling import derive_seed, uniforms
 from vgglab.errors import InputError
 from vgglab.files import replace_file
+from vgglab.progress import progress
 
 _STREAM = 0xC01  # keeps these draws apart from those of shift, scale and mirror
 

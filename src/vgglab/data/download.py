@@ -10,9 +10,9 @@ from urllib.request import Request, urlopen
 
 from filelock import FileLock
 
-from vgglab.data.progress import progress
 from vgglab.errors import InputError
 from vgglab.files import digest
+from vgglab.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,8 @@ def _reason(error: Exception) -> str:
 
 def _matches(file: Path, checksum: str) -> bool:
     algorithm, _, expected = checksum.partition(":")
-    return digest(file, algorithm) == expected.lower()
+    with progress(f"check {file.name}", file.stat().st_size, unit="bytes") as advance:
+        return digest(file, algorithm, advance) == expected.lower()
 
 
 def _fetch(url: str, part: Path, size: int | None) -> None:
@@ -133,7 +134,7 @@ def _fetch_once(url: str, part: Path, start: int, size: int | None) -> None:
             raise OSError(f"offers {total:,} bytes instead of {size:,}")
         with (
             part.open("ab" if start else "wb") as file,
-            progress(part.stem, total, done=start) as advance,
+            progress(part.stem, total, done=start, unit="bytes") as advance,
         ):
             while block := response.read(_BLOCK):
                 if size is not None and file.tell() + len(block) > size:

@@ -17,6 +17,7 @@ from vgglab.data.images import FileImages, ImageSet, TensorImages
 from vgglab.data.module import Count, ImageDataModule
 from vgglab.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, TrainCrop
 from vgglab.errors import InputError
+from vgglab.progress import each
 
 # Not Lightning's `rank_zero_info`: a run silences that logger.
 _notice = rank_zero_only(logging.getLogger(__name__).warning)
@@ -158,7 +159,7 @@ class ImageFolder(ImageDataModule):
         if gib > self.memory_limit_gib:
             limit = f"data.memory_limit_gib={self.memory_limit_gib:g}"
             return size, f"{len(files):,} images need {gib:.1f} GiB, more than {limit}"
-        for file in files:
+        for file in each(files, "read image sizes", unit="files"):
             if (other := image_size(file)) != size:
                 return size, f"{files[0]} has {_shown(size)} pixels, {file} {_shown(other)}"
         return size, None
@@ -232,7 +233,7 @@ def _labelled_files(folder: Path, classes: Sequence[str]) -> tuple[list[str], Te
     means the same image on every machine."""
     files: list[str] = []
     counts = []
-    for name in classes:
+    for name in each(classes, f"list {folder.name}", unit="folders"):
         found, others = _image_files(folder, name)
         if not found:
             also = f", only e.g. {others[0]}" if others else ""
@@ -285,7 +286,7 @@ def _checked_file(entry: "os.DirEntry[str]") -> bool:
 def _decode_all(files: Sequence[Path], size: tuple[int, int]) -> Tensor:
     """(N, 3, height, width) uint8."""
     images = torch.empty((len(files), 3, *size), dtype=torch.uint8)
-    for image, file in zip(images, files, strict=True):
+    for image, file in zip(images, each(files, "decode", unit="images"), strict=True):
         decoded = decode(file)
         if decoded.shape != image.shape:  # EXIF turned it: the header's size is another
             raise InputError(

@@ -13,6 +13,7 @@ from vgglab.data.download import download
 from vgglab.data.folder import ImageFolder
 from vgglab.data.images import ImageSet
 from vgglab.errors import InputError
+from vgglab.progress import progress
 
 Size = Literal["full", "320px", "160px"]
 
@@ -98,7 +99,10 @@ def _unpack(archive: Path, tree: Path) -> None:
     """The one folder of the archive to `tree`, which appears when it is complete."""
     unfinished = tree.with_name(f"{tree.name}.part")
     shutil.rmtree(unfinished, ignore_errors=True)
-    with open_tar(archive, max_bytes=_MAX_BYTES, max_members=_MAX_MEMBERS) as tar:
-        extract(tar, unfinished, archive=str(archive))
+    with (
+        open_tar(archive, max_bytes=_MAX_BYTES, max_members=_MAX_MEMBERS) as tar,
+        progress(f"unpack {archive.name}", None, unit="files") as advance,
+    ):
+        extract(tar, unfinished, archive=str(archive), advance=advance)
     os.replace(unfinished / tree.name, tree)
     shutil.rmtree(unfinished)

@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from scipy.io import loadmat  # type: ignore[import-untyped]
 
 from vgglab.data.archives import check_member, extract, open_tar, read_member
-from vgglab.data.progress import progress
 from vgglab.errors import InputError
 from vgglab.files import digest
+from vgglab.progress import progress
 
 TRAIN_TAR = "ILSVRC2012_img_train.tar"
 VAL_TAR = "ILSVRC2012_img_val.tar"

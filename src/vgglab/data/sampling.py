@@ -7,6 +7,7 @@ is two integers.
 
 import multiprocessing
 import signal
+import time
 from collections.abc import Iterator
 from multiprocessing.util import Finalize
 from typing import Any, NamedTuple
@@ -157,7 +158,8 @@ class ResumableLoader(DataLoader[Any]):
     """A DataLoader over whole batches whose state is (epoch, batches done).
 
     Lightning saves and restores it through `state_dict` and `load_state_dict`. The dataset is
-    indexed with a whole list of keys, so one gather can make one batch.
+    indexed with a whole list of keys, so one gather can make one batch. `seconds_waited` is how
+    long whoever iterates has waited for batches so far, the start of the workers included.
     """
 
     sampler: ShardedBatches
@@ -175,6 +177,7 @@ class ResumableLoader(DataLoader[Any]):
             generator=generator,
             **kwargs,
         )
+        self.seconds_waited = 0.0
         self._done = 0
         if self.num_workers:
             Finalize(None, _end_workers, exitpriority=0)
@@ -183,10 +186,13 @@ class ResumableLoader(DataLoader[Any]):
         # A generator, so that workers start at the first `next`, after Lightning's `set_epoch`:
         # started earlier they would fetch a resumed epoch in the order of epoch 0.
         self._done = self.sampler.start
+        asked = time.perf_counter()
         try:
             for batch in super().__iter__():
                 self._done += 1
+                self.seconds_waited += time.perf_counter() - asked
                 yield batch
+                asked = time.perf_counter()
         except InputError as error:
             # A worker's error arrives with its whole traceback as the message: keep the last line.
             line = str(error).strip().splitlines()[-1]

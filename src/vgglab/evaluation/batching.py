@@ -2,12 +2,11 @@
 crops."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional
@@ -15,7 +14,7 @@ from torchvision.transforms.v2 import functional
 from vgglab.data.images import ImageSet
 from vgglab.data.sampling import Key, ResumableLoader, ShardedBatches
 from vgglab.data.transforms import with_channels
-from vgglab.reporting.terminal import console
+from vgglab.progress import progress
 
 _CHUNK = 16  # images that a worker prepares at a time: few messages, little memory
 _WAITING = 8  # full batches a scale that may wait; photographs have few common shapes, many rare
@@ -46,7 +45,7 @@ def shape_batches(
     batch_size: int,
     num_workers: int = 0,
     description: str,
-) -> Iterator[ShapeBatch]:
+) -> Generator[ShapeBatch, None, None]:
     """Every image once at every scale, resized isotropically, in batches of one shape.
 
     An image is decoded once, by a worker, and resized from that to each scale. A batch leaves when
@@ -60,7 +59,7 @@ def shape_batches(
         batch_size: of square images at the smallest scale. Larger images come in batches of fewer,
             by their area, so that all batches need about the same memory.
         num_workers: loader processes. 0 decodes in this one.
-        description: of the progress bar, which a terminal shows.
+        description: of the progress.
 
     Raises:
         InputError: an image cannot be read.
@@ -71,11 +70,12 @@ def shape_batches(
         num_workers=num_workers,
     )
     waiting = _Waiting(batch_size * min(scales) ** 2, _WAITING * len(scales))
-    chunks = track(loader, description, console=console, disable=not console.is_terminal)
-    for found, pixels in chunks:
-        for shape, index, image in _unpacked(found, pixels, channels):
-            yield from waiting.add(shape, index, image)
-    yield from waiting.rest()
+    with progress(description, len(images)) as advance:
+        for found, pixels in loader:
+            for shape, index, image in _unpacked(found, pixels, channels):
+                yield from waiting.add(shape, index, image)
+            advance(len(found) // len(scales))
+        yield from waiting.rest()
 
 
 @dataclass

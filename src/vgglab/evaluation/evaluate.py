@@ -23,6 +23,7 @@ from vgglab.evaluation.protocols import (
 )
 from vgglab.evaluation.trained import Trained, data_of, load_trained
 from vgglab.networks import load_weights
+from vgglab.progress import each
 from vgglab.reporting.environment import open_run_folder, write_json
 from vgglab.reporting.terminal import print_result
 
@@ -78,12 +79,15 @@ def _subject(job: EvaluateConfig) -> tuple[list[Member], ImageDataModule]:
     if job.model is not None:
         raise InputError("model= is the checkpoint's own; give it with weights= alone")
     files = _names(job)
-    trained = [load_trained(Path(file), job.allowed_targets) for file in files]
+    trained = [
+        load_trained(Path(file), job.allowed_targets)
+        for file in each(files, "read checkpoints", unit="files")
+    ]
     section = job.data or data_of(trained[0])
     data = section.checked("data", job.allowed_targets).build("data")
-    for file, each in zip(files, trained, strict=True):
-        _check_classes(data, each, file, "data" if job.data else files[0])
-    return [_member(job, each.network, each.preprocessing) for each in trained], data
+    for file, its in zip(files, trained, strict=True):
+        _check_classes(data, its, file, "data" if job.data else files[0])
+    return [_member(job, its.network, its.preprocessing) for its in trained], data
 
 
 def _check_classes(data: ImageDataModule, trained: Trained, file: str, source: str) -> None:

@@ -1,7 +1,7 @@
 """How a network is tested: the protocols of sections 3.2 and 4 of the paper."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -85,7 +85,7 @@ def posteriors(
         description=protocol,
     )
     sums: list[Tensor] = []  # one, as soon as the number of classes is known
-    with torch.inference_mode():
+    with torch.inference_mode(), closing(batches):
         for batch in batches:
             pixels = _to_device(batch.images, device)
             indices = _to_device(batch.indices, device)

@@ -1,6 +1,7 @@
 """scripts/extract_features.py: images as descriptors, as in appendix B of the paper."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -44,17 +45,19 @@ def extract_features(job: ExtractFeaturesConfig) -> None:
     if labels is None:
         labels = torch.zeros(len(files), dtype=torch.int64)
     images = FileImages(root, files, labels, classes or ["unknown"], decode)
-    with create_features(Path(job.output), width, files, known, classes) as values:
+    batches = shape_batches(
+        images,
+        scales,
+        channels=preprocessing.channels,
+        batch_size=job.batch_size,
+        num_workers=job.num_workers,
+        description="features",
+    )
+    output = Path(job.output)
+    with create_features(output, width, files, known, classes) as values, closing(batches):
         fill(
             values,
-            shape_batches(
-                images,
-                scales,
-                channels=preprocessing.channels,
-                batch_size=job.batch_size,
-                num_workers=job.num_workers,
-                description="extract_features",
-            ),
+            batches,
             network.to(device).to(memory_format=torch.channels_last),
             preprocessing.normalize,
             scales=scales,

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from rich.progress import track
 from rich.table import Table
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.svm import LinearSVC
@@ -15,6 +14,7 @@ from sklearn.svm import LinearSVC
 from vgglab.config.jobs import LinearProbeConfig
 from vgglab.errors import InputError
 from vgglab.features.files import Features, Labels, read_features
+from vgglab.progress import each
 from vgglab.reporting.environment import open_run_folder, write_json
 from vgglab.reporting.terminal import console
 
@@ -64,7 +64,7 @@ def linear_probe(job: LinearProbeConfig) -> dict[str, Any]:
     ]
     scores = [
         probe(files, labels, split, job.constants, seed=job.seed)
-        for split in track(splits, "linear_probe", console=console, disable=_quiet(job))
+        for split in each(splits, "linear probe", unit="splits")
     ]
     recalls = [score.recall for score in scores]
     result = {
@@ -183,10 +183,6 @@ def _common_labels(files: Sequence[Features], paths: Sequence[str]) -> Labels:
         raise InputError(f"features={paths[0]} has one class only: {files[0].classes[0]}")
     assert labels is not None
     return labels
-
-
-def _quiet(job: LinearProbeConfig) -> bool:
-    return job.format == "json" or not console.is_terminal
 
 
 def _print_table(result: dict[str, Any], scores: Sequence[Score], folder: Path) -> None:

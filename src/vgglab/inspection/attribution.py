@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from captum.attr import LayerGradCam
 from torch import Tensor, nn
 
 from vgglab.networks import VGG, DenseVGG, extract, layer_names
@@ -24,20 +23,18 @@ def feature_maps(network: VGG | DenseVGG, images: Tensor, layer: str) -> Tensor:
     Raises:
         ValueError: there is no such layer, or it has no positions, as `fc6`.
     """
-    with _evaluation_mode(network), torch.no_grad():
-        maps = extract(network, images, [layer])[layer]
-    if maps.ndim != 4:
-        raise ValueError(f"{layer} of {network.name} is a vector: it has no maps")
-    return maps
+    with evaluation_mode(network), torch.no_grad():
+        return _maps(network, layer, extract(network, images, [layer]))
 
 
 def grad_cam(network: VGG, images: Tensor, layer: str, targets: Tensor) -> Tensor:
-    """Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391, equations 1 and 2), by captum.
+    """Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391, equations 1 and 2).
 
     Each map of the layer is weighted by the mean, over positions, of the gradient of the target's
     logit with respect to it; of the sum over maps what is positive stays. Runs in evaluation mode,
     also within `torch.no_grad` or `torch.inference_mode`, and leaves the network and its gradients
-    as they were.
+    as they were. No hook is set and the network itself not called, only its layers: the whole of it
+    may be compiled, for other sizes of batches.
 
     Args:
         network: a VGG.
@@ -47,25 +44,36 @@ def grad_cam(network: VGG, images: Tensor, layer: str, targets: Tensor) -> Tenso
         targets: (N,) int64, the class to explain for each image.
 
     Returns:
-        (N, h, w), at least 0, at the layer's resolution. `captum.attr.LayerAttribution.interpolate`
-        enlarges it.
+        (N, h, w), at least 0, at the layer's resolution.
 
     Raises:
         ValueError: as `feature_maps`.
     """
-    feature_maps(network, images[:1], layer)
-    # captum hands a copy of the layer's output on, so the ReLUs in place do not change what it saw.
-    explainer = LayerGradCam(network, network.get_submodule(layer_names(network)[layer]))
-    with torch.inference_mode(False), torch.enable_grad(), _evaluation_mode(network):
-        # Tensors made in inference mode cannot be saved for backward; their copies can.
-        cam = explainer.attribute(images.clone(), targets.clone(), relu_attributions=True)
-    assert isinstance(cam, Tensor)
-    return cam.detach().squeeze(1)
+    last = list(layer_names(network))[-1]
+    with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(network):
+        # Tensors made in inference mode cannot be saved for backward; their copies can. A frozen
+        # network has no other tensor that asks for gradients.
+        given = images.clone().requires_grad_()
+        found = extract(network, given, [layer, last])
+        maps = _maps(network, layer, found)
+        chosen = found[last].gather(1, targets.clone()[:, None])
+        (gradient,) = torch.autograd.grad(chosen.sum(), maps)
+    weights = gradient.mean((2, 3), keepdim=True)
+    return (weights * maps.detach()).sum(1).relu()
+
+
+def _maps(network: VGG | DenseVGG, layer: str, found: dict[str, Tensor]) -> Tensor:
+    if found[layer].ndim != 4:
+        raise ValueError(f"{layer} of {network.name} is a vector: it has no maps")
+    return found[layer]
 
 
 @contextmanager
-def _evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """A frozen part that was in evaluation mode already stays there afterwards."""
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Without dropout, and with batch normalisation's own statistics.
+
+    A frozen part that was in evaluation mode already stays there afterwards.
+    """
     training = [module for module in network.modules() if module.training]
     network.eval()
     try:

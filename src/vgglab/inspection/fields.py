@@ -13,9 +13,9 @@ from torch.utils.tensorboard import SummaryWriter
 from vgglab.config.jobs import ReceptiveFieldConfig
 from vgglab.config.schema import Network
 from vgglab.data.decoding import decode
+from vgglab.data.finding import find_images
 from vgglab.data.transforms import Preprocessing
 from vgglab.errors import InputError
-from vgglab.evaluation.predict import find_images
 from vgglab.evaluation.protocols import find_device
 from vgglab.evaluation.trained import IMAGENET_CLASSES, IMAGENET_INPUT, subject
 from vgglab.inspection.field_figures import (
@@ -29,6 +29,7 @@ from vgglab.inspection.field_figures import (
 from vgglab.inspection.figures import rendered, write_png
 from vgglab.networks import receptive_field
 from vgglab.networks.effective_field import Box, central_box, effective_receptive_field
+from vgglab.progress import each
 from vgglab.reporting.environment import open_run_folder, write_json
 from vgglab.reporting.terminal import console
 
@@ -128,7 +129,10 @@ def _look(
         if not job.effective:
             return {}, figures
         measured = {
-            title: [effective_receptive_field(network, images, layer) for layer in layers]
+            title: [
+                effective_receptive_field(network, images, layer)
+                for layer in each(layers, f"fields of {title}", unit="layers")
+            ]
             for title, network in networks.items()
         }
     except ValueError as error:  # a layer without a field

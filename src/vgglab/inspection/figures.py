@@ -9,11 +9,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vgglab.files import replacing
-from vgglab.reporting.tensorboard import image_grid
+from vgglab.reporting.pictures import image_grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 _COLUMNS = 8
 _OPAQUE = 0.7  # of the heat where it is greatest: the image still shows through
@@ -88,7 +89,7 @@ def heat_figure(image: Tensor, heat: Tensor, caption: str, title: str) -> "Figur
 
     Args:
         image: (C, H, W) uint8, as the network saw it.
-        heat: (H, W), at least 0, such as an enlarged Grad-CAM; scaled to its largest value.
+        heat: as `heated` takes it.
         caption: over the image.
         title: over the heat map.
 
@@ -97,13 +98,33 @@ def heat_figure(image: Tensor, heat: Tensor, caption: str, title: str) -> "Figur
     """
     from matplotlib.figure import Figure
 
-    share = (heat / heat.max().clamp(min=1e-12)).detach().float().cpu().numpy()
     figure = Figure(figsize=(9, 5.4), dpi=100, layout="constrained")
     left, right = figure.subplots(1, 2)
     _show(left, image, caption)
-    _show(right, image, title)
-    right.imshow(share, cmap="turbo", vmin=0, vmax=1, alpha=_OPAQUE * share)
+    _show(right, heated(image, heat), title)
     return figure
+
+
+def heated(image: Tensor, heat: Tensor) -> Tensor:
+    """An image under a heat map, transparent where it is 0.
+
+    Args:
+        image: (C, H, W) uint8; one channel is grey, of more than three the first three show.
+        heat: (h, w), at least 0, such as a Grad-CAM; enlarged to the image's size, and scaled to
+            its largest value.
+
+    Returns:
+        (3, H, W) uint8, on the CPU.
+    """
+    from matplotlib import colormaps
+
+    given = heat.detach().float().cpu()[None, None]
+    large = nn.functional.interpolate(given, tuple(image.shape[-2:]), mode="bilinear")[0, 0]
+    share = (large / large.max().clamp(min=1e-12)).numpy()
+    colours = 255 * colormaps["turbo"](share)[..., :3]
+    opacity = _OPAQUE * share[..., None]
+    mixed = (1 - opacity) * _colour(image) + opacity * colours
+    return torch.from_numpy(mixed.round().astype(np.uint8)).permute(2, 0, 1)
 
 
 def rendered(figure: "Figure") -> Tensor:
@@ -133,8 +154,14 @@ def _scaled(maps: Tensor) -> Tensor:
     return (maps - smallest) / span.clamp(min=1e-12)
 
 
+def _colour(image: Tensor) -> "NDArray[np.uint8]":
+    """(H, W, 3) of (C, H, W)."""
+    shown = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
+    pixels: NDArray[np.uint8] = shown.permute(1, 2, 0).cpu().numpy()
+    return pixels
+
+
 def _show(axes: "Axes", image: Tensor, title: str) -> None:
-    colour = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
-    axes.imshow(colour.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
+    axes.imshow(_colour(image), interpolation="nearest")
     axes.set_title(title, fontsize=11, parse_math=False)
     axes.set_axis_off()

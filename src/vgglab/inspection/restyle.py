@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import torch
-from rich.progress import track
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
@@ -15,6 +14,7 @@ from vgglab.evaluation.protocols import find_device
 from vgglab.evaluation.trained import Trained, subject
 from vgglab.inspection.figures import write_png
 from vgglab.networks import VGG, PerceptualLoss
+from vgglab.progress import each
 from vgglab.reporting.terminal import console
 
 # The layers of Johnson et al. 2016 (arXiv 1603.08155, section 4.1).
@@ -68,11 +68,11 @@ def restyled(
     targets = loss.targets(content, style)
     image = content.clone().requires_grad_()
     optimizer = torch.optim.Adam([image], lr=learning_rate)
-    steps_shown = track(range(steps), "restyle", console=console, disable=not console.is_terminal)
-    for step in steps_shown:
+    for step in each(range(steps), "restyle", unit="steps"):
         content_loss, style_loss = loss.terms(image, targets)
         if step % max(1, steps // _LINES) == 0:
-            console.print(f"step {step:>4}  content {content_loss:.4g}  style {style_loss:.4g}")
+            # Not by the console, which would write into the bar's line.
+            print(f"step {step:>4}  content {content_loss:.4g}  style {style_loss:.4g}")
         optimizer.zero_grad()
         (content_loss + style_loss).backward()  # type: ignore[no-untyped-call]
         optimizer.step()

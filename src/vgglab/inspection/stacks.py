@@ -13,6 +13,7 @@ from torch import nn
 
 from vgglab.networks import receptive_field
 from vgglab.networks.stacks import STACKS, build_stack
+from vgglab.progress import each
 from vgglab.reporting.environment import environment
 from vgglab.reporting.summary import summarize
 
@@ -135,7 +136,7 @@ def _times(
 ) -> dict[str, list[float]]:
     """Milliseconds of each forward pass."""
     times: dict[str, list[float]] = {name: [] for name in networks}
-    for turn in range(_WARM_UP + repeats):
+    for turn in each(range(_WARM_UP + repeats), "stacks", unit="rounds"):
         for name, network in networks.items():
             _wait_for(images.device)
             start = time.perf_counter()

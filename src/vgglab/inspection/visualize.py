@@ -5,15 +5,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from captum.attr import LayerAttribution
-from rich.progress import track
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from vgglab.config.jobs import VisualizeConfig
 from vgglab.data.decoding import decode
+from vgglab.data.finding import find_images
 from vgglab.errors import InputError
-from vgglab.evaluation.predict import find_images
 from vgglab.evaluation.protocols import find_device
 from vgglab.evaluation.trained import Trained, subject
 from vgglab.inspection.attribution import feature_maps, grad_cam
@@ -25,8 +23,9 @@ from vgglab.inspection.figures import (
     write_png,
 )
 from vgglab.networks import VGG, layer_names
+from vgglab.progress import each
 from vgglab.reporting.environment import open_run_folder
-from vgglab.reporting.terminal import console, print_result
+from vgglab.reporting.terminal import print_result
 
 SHOWN_MAPS = 64
 
@@ -55,8 +54,7 @@ def visualize(job: VisualizeConfig) -> None:
     with SummaryWriter(str(folder / "tensorboard")) as board:
         _write("filters", filter_grid(network), folder, board)
         numbered = list(enumerate(zip(files, images, strict=True)))
-        shown = track(numbered, "visualize", console=console, disable=not console.is_terminal)
-        for number, (path, image) in shown:
+        for number, (path, image) in each(numbered, "visualize", unit="images"):
             for name, picture in _pictures(trained, network, path, image, layer, target):
                 _write(f"{name}/{number:03d}_{path.stem}", picture, folder, board)
     print_result({}, {"images": str(len(files)), "layer": layer, "run folder": str(folder)})
@@ -77,11 +75,9 @@ def _pictures(
     predicted = int(probabilities.argmax())
     label = predicted if target is None else target
     cam = grad_cam(network, normalized, layer, torch.tensor([label], device=image.device))
-    heat = LayerAttribution.interpolate(cam[:, None], tuple(image.shape[1:]), "bilinear")
-    assert isinstance(heat, Tensor)
     caption = f"{path.name}\nprediction: {_named(trained, probabilities, predicted)}"
     title = f"Grad-CAM at {layer}\n{_named(trained, probabilities, label)}"
-    yield "grad_cam", rendered(heat_figure(image, heat[0, 0], caption, title))
+    yield "grad_cam", rendered(heat_figure(image, cam[0], caption, title))
 
 
 def _named(trained: Trained, probabilities: Tensor, label: int) -> str:

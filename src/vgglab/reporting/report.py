@@ -1,54 +1,84 @@
 """`report.html`: a run's own page, made from the other files of its folder."""
 
-import json
-from html import escape
+import math
 from pathlib import Path
-from typing import Any
+from statistics import mean, median
 
-from vgglab.files import replace_file
+from vgglab.config.jobs import ReportConfig
+from vgglab.errors import InputError
+from vgglab.files import is_occupied, replace_file
 from vgglab.reporting.charts import Series, line_chart
 from vgglab.reporting.confusion import confusion_section
-from vgglab.reporting.history import read_history
-from vgglab.reporting.page import code, facts, note, page, section, tiles
+from vgglab.reporting.mistakes import mistakes_section
+from vgglab.reporting.network import network_section
+from vgglab.reporting.origin import ending, reproduction, what_was_run
+from vgglab.reporting.page import code, details, page, section, tiles
+from vgglab.reporting.record import RunRecord, read_record
+from vgglab.reporting.status import Status, duration
+from vgglab.reporting.terminal import console
+
+_OF_A_RUN = (".hydra/config.yaml", "metrics.csv", "metrics.json")
+_SPEED = "throughput/images_per_second"
+_WAIT = "throughput/data_wait_fraction"
+_USE = "throughput/mfu"
 
 
-def write_report(run_dir: Path) -> Path:
+def report(job: ReportConfig) -> None:
+    """Write the page of each run again, and say where it is.
+
+    Raises:
+        InputError: a folder holds no run, or a file in it is damaged.
+        OSError: a folder cannot be written.
+    """
+    folders = [Path(run) for run in job.runs]
+    for folder in folders:
+        if not any((folder / name).exists() for name in _OF_A_RUN):
+            raise InputError(f"{folder} holds no run: there is no {' or '.join(_OF_A_RUN)}")
+    for folder in folders:
+        path = write_report(folder, is_running=is_occupied(folder))
+        console.print(str(path), soft_wrap=True)
+
+
+def write_report(run_dir: Path, is_running: bool = False) -> Path:
     """Write `report.html` into a run's folder: one file that needs no network and no script.
 
-    It shows what the folder holds: `metrics.json`, `metrics.csv`, `confusion.json` (`classes`,
-    and `matrix` as rows of counts by true class), `environment.json` and `.hydra/`. What is
-    missing is left out, so a run that failed has a page as well.
+    What is missing in the folder is left out, so a run that failed has a page as well.
+
+    Args:
+        run_dir: the folder; `vgglab.reporting.record` says what may lie in it.
+        is_running: a process trains in it now.
 
     Returns:
         The path of the page.
 
     Raises:
         OSError: the folder cannot be written.
-        InputError: `metrics.csv` is damaged.
+        InputError: a file in it is damaged.
     """
-    metrics: dict[str, float] = _load(run_dir / "metrics.json") or {}
-    environment: dict[str, Any] = _load(run_dir / "environment.json") or {}
-    confusion: dict[str, Any] = _load(run_dir / "confusion.json") or {}
-    csv = run_dir / "metrics.csv"
-    history = read_history(csv) if csv.exists() else []
-    body = (
-        section("Result", _result(metrics, history))
-        + section("Curves", _curves(history))
-        + section("Classes", confusion_section(**confusion) if confusion else "")
-        + section("How to reproduce it", _reproduce(environment))
-        + section("What was run", _what_was_run(environment, run_dir))
-        + _configuration(run_dir)
-    )
+    run = read_record(run_dir)
     folder = run_dir.resolve()
+    body = (
+        ending(run, run_dir, is_running)
+        + section("Result", _result(run))
+        + section("Curves", _curves(run.history))
+        + section("Classes", confusion_section(run.confusion) if run.confusion else "")
+        + section("Worst mistakes", mistakes_section(run.mistakes))
+        + section("Speed and cost", _speed(run.history) + _cost(run.history, run.status))
+        + section("How to reproduce it", reproduction(run, run_dir))
+        + section("What was run", what_was_run(run))
+        + (network_section(run.network) if run.network else "")
+        + (details("Configuration", code(run.config)) if run.config else "")
+    )
     path = run_dir / "report.html"
     title = f"{folder.parent.name} / {folder.name}"
-    subtitle = f"started {environment['started']}" if environment else ""
-    replace_file(path, page(title, subtitle, body).encode())
+    replace_file(path, page(title, _subtitle(run), body).encode())
     return path
 
 
-def _load(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+def _subtitle(run: RunRecord) -> str:
+    if run.status is not None:
+        return f"started {run.status.started}"
+    return f"started {run.environment.started}" if run.environment is not None else ""
 
 
 def _is_accuracy(name: str) -> bool:
@@ -63,84 +93,71 @@ def _short_percent(value: float) -> str:
     return f"{100 * value:.4g} %"
 
 
-def _result(metrics: dict[str, float], history: list[dict[str, float]]) -> str:
+def _rough_percent(value: float) -> str:
+    return f"{100 * value:.2g} %"
+
+
+def _result(run: RunRecord) -> str:
     numbers = {}
+    metrics = run.metrics or {}
     for name, value in sorted(metrics.items(), key=lambda item: not _is_accuracy(item[0])):
         numbers[name] = _percent(value) if _is_accuracy(name) else f"{value:.4g}"
-    validated = [row for row in history if "val/top1" in row]
+    validated = [row for row in run.history if math.isfinite(row.get("val/top1", math.nan))]
     if validated:
         best = max(validated, key=lambda row: row["val/top1"])
         epoch = f"{best['epoch']:.0f}" if "epoch" in best else "?"
         numbers[f"best val/top1 (epoch {epoch})"] = _percent(best["val/top1"])
-    unfinished = "The run did not reach its test: this page shows how far it got."
-    return ("" if metrics else note(unfinished, warn=True)) + (tiles(numbers) if numbers else "")
+    return tiles(numbers) if numbers else ""
+
+
+def _series(history: list[dict[str, float]], *names: str) -> list[Series]:
+    rows = [row for row in history if "step" in row]
+    return [
+        Series(name, [(row["step"], row[name]) for row in rows if name in row], trend=name != "lr")
+        for name in names
+    ]
 
 
 def _curves(history: list[dict[str, float]]) -> str:
-    def series(*names: str) -> list[Series]:
-        return [Series(n, [(row["step"], row[n]) for row in history if n in row]) for n in names]
-
-    charts = (
-        line_chart("Loss", series("train/loss", "val/loss"), "{:.4g}".format),
-        line_chart("Accuracy", series("train/top1", "val/top1", "val/top5"), _short_percent),
-        line_chart("Learning rate", series("lr"), "{:.3g}".format, from_zero=True),
-        line_chart(
-            "Images per second",
-            series("throughput/images_per_second"),
-            "{:,.0f}".format,
-            from_zero=True,
-        ),
-    )
-    return f'<div class="grid2">{"".join(charts)}</div>' if any(charts) else ""
-
-
-def _reproduce(environment: dict[str, Any]) -> str:
-    if not environment:
-        return ""
-    command = f"uv run {environment['command']}"
-    git = environment["git"]
-    if git is None:
-        return code(command) + note("The code was not in a git repository.", warn=True)
-    steps = code(f"git checkout {git['commit']}\n{command}")
-    if git["dirty"]:
-        changes = (
-            "The working tree differed from this commit; the SHA-256 of its git diff HEAD was "
-            f"{git['diff_sha256']}."
-        )
-        steps += note(changes, warn=True)
-    return steps
-
-
-def _what_was_run(environment: dict[str, Any], run_dir: Path) -> str:
-    pairs: dict[str, str] = {}
-    overrides = run_dir / ".hydra" / "overrides.yaml"
-    if overrides.exists():
-        lines = [
-            line.removeprefix("- ") for line in overrides.read_text(encoding="utf-8").splitlines()
-        ]
-        pairs["overrides"] = " ".join(line for line in lines if line != "[]") or "none"
-    if environment:
-        hardware = environment["hardware"]
-        gpus = [f"{gpu['name']} ({_gibibytes(gpu['memory'])})" for gpu in hardware["gpus"]]
-        pairs |= {
-            "processor": f"{hardware['cpu']}, {hardware['cores']} cores, "
-            f"{_gibibytes(hardware['memory'])}",
-            "GPUs": ", ".join(gpus) or "none",
-            "system": environment["os"],
-            "versions": ", ".join(f"{k} {v}" for k, v in environment["versions"].items() if v),
-        }
-    return facts(pairs) if pairs else ""
-
-
-def _configuration(run_dir: Path) -> str:
-    config = run_dir / ".hydra" / "config.yaml"
-    if not config.exists():
-        return ""
-    text = escape(config.read_text(encoding="utf-8"))
-    return (
-        f"<section><details><summary>Configuration</summary><pre>{text}</pre></details></section>"
+    accuracies = _series(history, "train/top1", "val/top1", "val/top5")
+    return _grid(
+        "grid2",
+        line_chart("Loss", _series(history, "train/loss", "val/loss"), "{:.4g}".format),
+        line_chart("Accuracy", accuracies, _short_percent),
     )
 
 
-def _gibibytes(count: int) -> str:
-    return f"{count / 2**30:.0f} GiB"
+def _speed(history: list[dict[str, float]]) -> str:
+    whole = "{:,.0f}".format
+    return _grid(
+        "grid3",
+        line_chart("Images per second", _series(history, _SPEED), whole, from_zero=True),
+        line_chart("Waiting for data", _series(history, _WAIT), _rough_percent, from_zero=True),
+        line_chart("Learning rate", _series(history, "lr"), "{:.3g}".format, from_zero=True),
+    )
+
+
+def _cost(history: list[dict[str, float]], status: Status | None) -> str:
+    numbers = {}
+    # Of the speed the median: the first rows hold the warm-up, others a validation.
+    for name, label, summed, shown in (
+        (_SPEED, "images/s (median)", median, "{:,.0f}".format),
+        (_WAIT, "of the time waiting for data", mean, _rough_percent),
+        (_USE, "of peak arithmetic (mfu)", median, _rough_percent),
+    ):
+        values = [row[name] for row in history if math.isfinite(row.get(name, math.nan))]
+        if values:
+            numbers[label] = shown(summed(values))
+    if status is not None and status.seconds > 0:
+        numbers["training and test"] = duration(status.seconds)
+        is_short = status.device_seconds < 360
+        unit = ("device-seconds", 1) if is_short else ("device-hours", 3600)
+        numbers[unit[0]] = f"{status.device_seconds / unit[1]:.3g}"
+        numbers["devices"] = f"{status.devices:,}"
+        if status.attempts > 1:
+            numbers["attempts"] = f"{status.attempts:,}"
+    return tiles(numbers) if numbers else ""
+
+
+def _grid(kind: str, *charts: str) -> str:
+    return f'<div class="{kind}">{"".join(charts)}</div>' if any(charts) else ""

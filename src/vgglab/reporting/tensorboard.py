@@ -1,26 +1,16 @@
-"""TensorBoard: curves without repeated steps, HPARAMS with the result, and pictures."""
+"""TensorBoard: curves without repeated steps, and HPARAMS with the result."""
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
-from torchvision.utils import make_grid
 
 from vgglab.files import flush
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-_LEGIBLE = 64  # pixels: smaller images are enlarged towards this side
-_COUNTS_UP_TO = 20  # classes: more counts than 20 x 20 cannot be read
-_LABELS_UP_TO = 50
 
 
 def _say_errors_once() -> None:
@@ -55,14 +45,23 @@ class TensorBoard(TensorBoardLogger):
             purge_step=resume_step or 0,
         )
         _say_errors_once()
-        self._last: tuple[int | None, Mapping[str, float]] | None = None
+        # What a folder has once: a graph, say. Of a run that branched off another's checkpoint,
+        # its own folder has none.
+        self.begins = resume_step is None or not list(Path(self.log_dir).glob("events.*"))
+        self._last: tuple[int | None, Mapping[str, float]] = (None, {})
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log what was not logged just before: a checkpoint logs its step before Lightning does."""
-        if self._last != (step, metrics):
-            self._last = (step, dict(metrics))
-            super().log_metrics(metrics, step)
+        """Log what was not logged just before: a checkpoint logs its step before Lightning does,
+        and with each step's metrics and with its validation's comes the epoch.
+        """
+        last_step, last = self._last
+        if (step, metrics) == (last_step, last):
+            return
+        self._last = (step, dict(metrics))
+        if step == last_step and "epoch" in last:
+            metrics = {name: value for name, value in metrics.items() if name != "epoch"}
+        super().log_metrics(metrics, step)
 
     @rank_zero_only
     def save(self) -> None:
@@ -78,23 +77,25 @@ class TensorBoard(TensorBoardLogger):
         flush(Path(self.log_dir))  # of a file that is new, its name too
 
     @rank_zero_only
-    def log_result(self, hyperparameters: dict[str, Any], metrics: dict[str, float]) -> None:
+    def log_settings(self, hyperparameters: dict[str, Any]) -> None:
         """Fill the HPARAMS page: one row for this run, with its settings and final metrics.
 
-        The page takes the values from the scalars of the same names, so these must have been
-        logged. (`SummaryWriter.add_hparams` logs them again, in a second run.) Of a run that ends
-        twice, TensorBoard keeps the first hyper-parameters and the last metrics.
+        The page takes the metrics from the last values of the run's scalars, whatever they are.
+        (`SummaryWriter.add_hparams` logs them again, in a second run.) It must find no list of
+        columns: each run would bring its own, and the page takes the first that it meets for all
+        runs, so that what only the others have, a metric or a setting, is not there. Without one it
+        gathers the columns from all runs, and puts first the settings that differ. Of a run that
+        ends twice, TensorBoard keeps the first settings and the last metrics.
 
         Args:
             hyperparameters: plain containers, nested as they like; `{"a": {"b": 1}}` is `a.b`.
-            metrics: the final values; the names count.
         """
         # Lazily: it loads all of TensorBoard's protocol buffers.
-        from torch.utils.tensorboard.summary import hparams
+        from tensorboard.plugins.hparams import summary_v2
 
-        writer = self.experiment._get_file_writer()
-        for summary in hparams(flatten(hyperparameters), dict(metrics)):  # type: ignore[no-untyped-call]
-            writer.add_summary(summary)
+        # By itself it would put runs of the same settings, repetitions, into one row.
+        row = summary_v2.hparams_pb(flatten(hyperparameters), trial_id="")
+        self.experiment._get_file_writer().add_summary(row)
         self.experiment.flush()
 
 
@@ -115,55 +116,3 @@ def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, bool | str | 
         else:
             flat[name] = json.dumps(value, default=str)
     return flat
-
-
-def image_grid(images: Tensor, columns: int = 8) -> Tensor:
-    """Lay images out in rows, small ones enlarged so that a person can see them.
-
-    Args:
-        images: (N, C, H, W), uint8. One channel is grey, of more than three the first three show.
-        columns: images in a row.
-
-    Returns:
-        (3, height, width), uint8.
-    """
-    factor = max(1, _LEGIBLE // max(images.shape[-2:]))
-    images = images.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
-    channels = images[:, :3] if images.shape[1] >= 3 else images[:, :1]
-    return make_grid(channels.expand(-1, 3, -1, -1), nrow=columns, padding=2, pad_value=255)
-
-
-def confusion_figure(matrix: Tensor, classes: Sequence[str]) -> "Figure":
-    """Draw a confusion matrix; the colour is the share of the true class (the row).
-
-    Args:
-        matrix: (C, C) counts, true class by predicted class.
-        classes: C names.
-
-    Returns:
-        A matplotlib figure that belongs to no window and no global state.
-    """
-    from matplotlib.figure import Figure
-
-    count = len(classes)
-    counts = matrix.detach().cpu().double()
-    share = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    side = min(4 + 0.35 * count, 14)  # inches
-    figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
-    axes = figure.add_subplot(xlabel="predicted", ylabel="true")
-    axes.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=1)
-    if count <= _LABELS_UP_TO:
-        axes.set_xticks(range(count), classes, rotation=90, parse_math=False)
-        axes.set_yticks(range(count), classes, parse_math=False)
-    if count <= _COUNTS_UP_TO:
-        for row, column in torch.nonzero(counts).tolist():
-            axes.text(
-                column,
-                row,
-                f"{counts[row, column]:.0f}",
-                ha="center",
-                va="center",
-                fontsize=8,
-                color="white" if share[row, column] > 0.5 else "black",
-            )
-    return figure

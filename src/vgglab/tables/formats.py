@@ -2,7 +2,6 @@
 
 import csv
 import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +9,8 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
+
+from vgglab.reporting.markdown import as_text, pipe_table
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -45,18 +46,10 @@ class ResultTable:
 
     def markdown(self) -> str:
         """A heading, a pipe table, and the notes as a list."""
-        cells = [[cell.replace("|", r"\|") for cell in row] for row in (self.headings, *self.rows)]
-        widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
-        rule = [
-            "-" * width if self._is_text(i) else "-" * (width - 1) + ":"
-            for i, width in enumerate(widths)
-        ]
-        lines = [
-            "| " + " | ".join(self._padded(row, widths)) + " |"
-            for row in (cells[0], rule, *cells[1:])
-        ]
-        notes = [f"- {_markdown(note)}" for note in self._all_notes()]
-        blocks = [f"### {_markdown(self._caption())}", "\n".join(lines), "\n".join(notes)]
+        figures = range(self.text_columns, len(self.headings))
+        table = pipe_table(self.headings, self.rows, figures)
+        notes = [f"- {as_text(note)}" for note in self._all_notes()]
+        blocks = [f"### {as_text(self._caption())}", table, "\n".join(notes)]
         return "\n\n".join(filter(None, blocks)) + "\n"
 
     def csv(self) -> str:
@@ -115,17 +108,6 @@ class ResultTable:
     def _is_text(self, column: int) -> bool:
         return column < self.text_columns
 
-    def _padded(self, row: Sequence[str], widths: Sequence[int]) -> list[str]:
-        return [
-            cell.ljust(width) if self._is_text(i) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-
 
 def _latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
-
-
-def _markdown(text: str) -> str:
-    """Without what Markdown would take for emphasis, links or HTML."""
-    return re.sub(r"([\\`*_\[\]<>])", r"\\\1", text)

@@ -26,6 +26,7 @@ from vgglab.evaluation.protocols import (
 from vgglab.evaluation.trained import IMAGENET_CLASSES, data_of, load_trained
 from vgglab.files import digest
 from vgglab.networks import VGG
+from vgglab.progress import each
 from vgglab.reporting.terminal import console
 from vgglab.tables import paper
 from vgglab.tables.cache import PosteriorCache, images_digest
@@ -175,27 +176,30 @@ def open_measurements(job: PaperTablesConfig) -> Measurements:
         InputError: the checkpoints do not fit the tables, the data or each other.
     """
     device = find_device(job.device)
-    trained = [load_trained(Path(file), job.allowed_targets) for file in job.checkpoints]
+    trained = [
+        load_trained(Path(file), job.allowed_targets)
+        for file in each(job.checkpoints, "read checkpoints", unit="files")
+    ]
     section = job.data or data_of(trained[0])
     data: ImageDataModule = section.checked("data", job.allowed_targets).build("data")
     rows: Counter[str] = Counter()
     networks = []
-    for file, each in zip(job.checkpoints, trained, strict=True):
-        if not isinstance(each.network, VGG):
-            kind = type(each.network).__name__
+    for file, its in zip(job.checkpoints, trained, strict=True):
+        if not isinstance(its.network, VGG):
+            kind = type(its.network).__name__
             raise InputError(f"checkpoints: {file} holds a {kind}, none of the paper's networks")
-        if list(each.classes) != list(data.classes):
+        if list(its.classes) != list(data.classes):
             raise InputError(
-                f"checkpoints: {file} was trained on {len(each.classes)} classes, which are not "
+                f"checkpoints: {file} was trained on {len(its.classes)} classes, which are not "
                 f"the {len(data.classes)} of {'data' if job.data else job.checkpoints[0]}"
             )
-        label = each.network.column + ("-BN" if each.network.batch_norm else "")
-        row = f"{label} {each.preprocessing.train_scale}"
+        label = its.network.column + ("-BN" if its.network.batch_norm else "")
+        row = f"{label} {its.preprocessing.train_scale}"
         rows[row] += 1
         number = f" ({rows[row]})" if rows[row] > 1 else ""
         path = Path(file)
         networks.append(
-            MeasuredNetwork(path, digest(path), each.network, each.preprocessing, label + number)
+            MeasuredNetwork(path, digest(path), its.network, its.preprocessing, label + number)
         )
     _check_scales(networks, job.table)
     data.prepare_data()

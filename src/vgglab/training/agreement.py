@@ -1,15 +1,14 @@
 """Whether two runs have the same numbers, bit for bit, and if not, where they part."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from vgglab.errors import InputError
+from vgglab.files import read_json
 from vgglab.networks.weights import read_checkpoint
 from vgglab.reporting.history import read_history
 
@@ -198,21 +197,6 @@ def _read_metrics(path: Path) -> dict[str, float]:
     if not all(isinstance(value, int | float) for value in content.values()):
         raise InputError(f"{path} holds something other than numbers")
     return {name: float(value) for name, value in content.items()}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds names and values.
-
-    Raises:
-        InputError: it cannot be read, or holds something else.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"cannot read {path}: it holds no names and values")
-    return content
 
 
 def _read_tensors(path: Path) -> tuple[int, dict[str, Tensor]]:

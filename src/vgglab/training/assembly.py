@@ -11,13 +11,14 @@ from torch import nn
 
 from vgglab.cluster.preemption import Preemption
 from vgglab.cluster.strategies import refuse_misfit, strategy
-from vgglab.config.door import local_rank
 from vgglab.config.schema import TrainConfig, plain
 from vgglab.data import ImageDataModule
 from vgglab.data.sampling import per_device_batch_size
 from vgglab.errors import InputError
 from vgglab.networks import load_weights
 from vgglab.networks.weights import misfits
+from vgglab.ranks import local_rank
+from vgglab.reporting.history import CSVHistory
 from vgglab.reporting.tensorboard import flatten
 from vgglab.training.callbacks import Checkpoint
 from vgglab.training.checkpointing import CheckpointWriter, Start
@@ -92,10 +93,14 @@ def build_trainer(job: TrainConfig, start: Start | None, preemption: Preemption)
 
 
 def _loggers(job: TrainConfig, resume_step: int | None) -> list[Logger]:
+    supplied = {"resume_step": resume_step, "hyperparameters": plain(job)}
     loggers = []
     for name, logger in job.logger.items():
-        supplied = {"resume_step": resume_step} if logger.accepts("resume_step") else {}
-        loggers.append(logger.build(f"logger.{name}", **supplied))
+        accepted = {k: v for k, v in supplied.items() if logger.accepts(k)}
+        loggers.append(logger.build(f"logger.{name}", **accepted))
+    if not any(isinstance(logger, CSVHistory) for logger in loggers):
+        # Whatever else is chosen: resuming, the report and comparisons read it.
+        loggers.append(CSVHistory(job.run_dir, resume_step))
     return loggers
 
 

@@ -30,10 +30,11 @@ from vgglab.errors import InputError
 from vgglab.files import alone_in, remove, remove_leftovers
 from vgglab.reporting.environment import open_run_folder, write_json
 from vgglab.reporting.history import read_history
-from vgglab.reporting.report import write_report
+from vgglab.reporting.network import network_record
 from vgglab.reporting.summary import summarize
 from vgglab.reporting.tensorboard import boards
 from vgglab.reporting.terminal import console, print_result
+from vgglab.reporting.tracking import finish
 from vgglab.training.assembly import (
     build_classifier,
     build_data,
@@ -43,6 +44,7 @@ from vgglab.training.assembly import (
 )
 from vgglab.training.checkpointing import Start, checkpoint_to_resume
 from vgglab.training.classifier import Classifier
+from vgglab.training.ending import Ending
 from vgglab.training.finite import anomaly
 
 log = logging.getLogger(__name__)
@@ -92,8 +94,11 @@ def _train(job: TrainConfig, preemption: Preemption) -> dict[str, float]:
         return result
     use_interface_of_master(trainer)
     watch = Watch(trainer, job.accelerator.timeout_seconds)
-    with watch, _own_folder(job, start) if trainer.is_global_zero else nullcontext():
-        if trainer.is_global_zero:
+    leads = trainer.is_global_zero
+    with watch, _own_folder(job, trainer, start) if leads else nullcontext() as ending:
+        if ending is not None:
+            watch.before_leaving = ending.leave
+            write_json(run_dir / "network.json", network_record(network, summary).model_dump())
             console.print(summary.table())
             _introduce(job, data, trainer, start)
             if inherited := getattr(network, "inherited", []):
@@ -103,8 +108,8 @@ def _train(job: TrainConfig, preemption: Preemption) -> dict[str, float]:
         _fit(trainer, classifier, data, start)
         seconds = time.monotonic() - started
         result = _test(trainer, classifier, data) if job.test else _validated(trainer, run_dir)
-        if trainer.is_global_zero:
-            _conclude(run_dir, job, trainer, result, seconds)
+        if ending is not None:
+            _conclude(run_dir, job, trainer, result, seconds, ending)
     return result
 
 
@@ -127,8 +132,8 @@ def _quiet() -> None:
 
 
 @contextmanager
-def _own_folder(job: TrainConfig, start: Start | None) -> Iterator[None]:
-    """Hold the run's folder, cleared of what a killed run left unfinished."""
+def _own_folder(job: TrainConfig, trainer: Trainer, start: Start | None) -> Iterator[Ending]:
+    """Hold the run's folder, cleared of what a killed run left unfinished, until the run ends."""
     run_dir = Path(job.run_dir)
     with ExitStack() as held:
         try:
@@ -146,7 +151,7 @@ def _own_folder(job: TrainConfig, start: Start | None) -> Iterator[None]:
             remove(damaged)
         (run_dir / "metrics.json").unlink(missing_ok=True)  # it stands for a run that has ended
         open_run_folder(run_dir, job.composition)
-        yield
+        yield held.enter_context(Ending(run_dir, trainer.world_size, start is not None))
 
 
 def _introduce(
@@ -203,19 +208,26 @@ def _test(trainer: Trainer, classifier: Classifier, data: ImageDataModule) -> di
 
 
 def _conclude(
-    run_dir: Path, job: TrainConfig, trainer: Trainer, result: dict[str, float], seconds: float
+    run_dir: Path,
+    job: TrainConfig,
+    trainer: Trainer,
+    result: dict[str, float],
+    seconds: float,
+    ending: Ending,
 ) -> None:
     write_json(run_dir / "metrics.json", result)
     settings = {name: value for name, value in plain(job).items() if name in _HYPERPARAMETERS}
     for board in boards(trainer):
-        board.log_result(settings, result)
+        board.log_settings(settings)
         board.finalize("success")
-    write_report(run_dir)
+    finish(trainer.loggers)
+    ending.finish()
     print_result(
         result,
         {
             "training time": f"{seconds:.0f} s",
             "run folder": _shown(run_dir),
+            "page": _shown(run_dir / "report.html"),
             "TensorBoard": f"tensorboard --logdir {_shown(run_dir)}",
         },
     )

@@ -1,16 +1,16 @@
 """The configuration in a run's folder, as a job that repeats the run elsewhere."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml  # type: ignore[import-untyped]
-from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vgglab.config.file_rules import refuse_aliases
+from vgglab.config.components import is_inside
 from vgglab.config.schema import TrainConfig, parse
+from vgglab.config.stored import CONFIG, read_stored
 from vgglab.errors import InputError
+
+_TRACKING = "vgglab.reporting.tracking"
 
 
 def stored_job(folder: Path, run_dir: Path, allowed_targets: list[str]) -> TrainConfig:
@@ -25,14 +25,14 @@ def stored_job(folder: Path, run_dir: Path, allowed_targets: list[str]) -> Train
     Raises:
         InputError: there is no configuration, or it is not one that may run.
     """
-    path = folder / ".hydra" / "config.yaml"
+    path = folder / CONFIG
     if not folder.is_dir():
         raise InputError(f"run={folder}: no such folder")
     if not path.is_file():
         raise InputError(f"run={folder} is not the folder of a run: it has no .hydra/config.yaml")
     if run_dir.resolve() == folder.resolve():
         raise InputError(f"hydra.run.dir={run_dir} is the run itself; give another folder")
-    config = _load(path)
+    config = read_stored(folder).config
     try:
         config.run_dir = str(run_dir)
         config.allowed_targets = allowed_targets
@@ -41,42 +41,14 @@ def stored_job(folder: Path, run_dir: Path, allowed_targets: list[str]) -> Train
         job = parse(config, TrainConfig)
     except (InputError, OmegaConfBaseException, RecursionError) as error:
         raise InputError(f"{path}: {error}") from error
+    # Where the run itself was sent to, its repetition is not.
+    kept = {k: v for k, v in job.logger.items() if not is_inside(v.target, (_TRACKING,))}
+    job = job.model_copy(update={"logger": kept})
     for section, components in (("callbacks", job.callbacks), ("logger", job.logger)):
         for name, component in components.items():
             for setting, value in _texts(f"{section}.{name}", component.arguments):
                 _refuse_outside(setting, value, run_dir)
     return job
-
-
-def _load(path: Path) -> DictConfig:
-    """The configuration as it was written; `${hydra:...}` is what it was in the run."""
-    beside = path.with_name("hydra.yaml")
-    hydra = _parsed(beside, _text(beside)) if beside.is_file() else OmegaConf.create()
-
-    def its_own(match: re.Match[str]) -> str:
-        found = OmegaConf.select(hydra, f"hydra.{match[1]}")
-        return match[0].replace(":", ".") if found is None else str(found)
-
-    # The resolver would answer for this script's own Hydra.
-    return _parsed(path, re.sub(r"\$\{hydra:([\w.]+)\}", its_own, _text(path)))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
-
-
-def _parsed(path: Path, text: str) -> DictConfig:
-    try:
-        refuse_aliases(path, text)
-        config = OmegaConf.create(text)
-    except (ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
-    if not isinstance(config, DictConfig):
-        raise InputError(f"{path} holds no settings")
-    return config
 
 
 def _is_own(resume: object, folder: Path) -> bool:

@@ -1,0 +1,144 @@
+"""The comparison as columns of ready-made cells, for every way of showing it."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vgglab.comparison.groups import Comparison, Group, Measure, count_seeds
+from vgglab.comparison.runs import BEST, BEST_EPOCH
+from vgglab.comparison.settings import ABSENT
+
+_ACCURACIES = ("top1", "top5")
+_UNITS = (("s", 1.0), ("min", 60.0), ("h", 3600.0))
+_UNIT_FROM = 120.0  # of the smaller unit
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in one place."""
+
+    text: str
+    deviation: str = ""
+    """Such as ` ± 0.20`, behind the text."""
+    remark: str = ""
+    """Such as ` (n=2)`, behind that."""
+    is_best: bool = False
+    order: float | None = None
+    """What it is sorted by. None: by its text."""
+
+    def __str__(self) -> str:
+        return f"{self.text}{self.deviation}{self.remark}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading over a cell a group."""
+
+    name: str
+    """As `sort` takes it."""
+    heading: str
+    cells: list[Cell]
+    is_figure: bool
+
+
+def columns_of(comparison: Comparison) -> list[Column]:
+    """What tells the groups apart, how many runs, how they ended, and what came of it."""
+    groups = comparison.groups
+    columns = [
+        _words("#", [str(group.number) for group in groups], is_figure=True),
+        *(_words(n, [g.choices.get(n, ABSENT) for g in groups]) for n in comparison.choices),
+        *(_words(n, [g.settings.get(n, ABSENT) for g in groups]) for n in comparison.settings),
+        _words("n", [_count(group) for group in groups], is_figure=True),
+    ]
+    if not all(run.is_finished for run in comparison.runs):
+        columns.append(_words("status", [_states(group) for group in groups]))
+    columns += [_metric(comparison, name) for name in comparison.metrics]
+    columns += [_spent(comparison, name) for name in comparison.spent]
+    return columns
+
+
+def is_accuracy(figure: str) -> bool:
+    """Whether it is from 0 to 1, and shown in percent."""
+    return figure.rpartition("/")[2] in _ACCURACIES
+
+
+def significant(value: float) -> str:
+    """An amount with two digits, or with two decimals where it is large."""
+    return f"{value:,.2f}" if value >= 10 else f"{value:.2g}"
+
+
+def _words(name: str, texts: list[str], is_figure: bool = False) -> Column:
+    return Column(name, one_line(name), [Cell(one_line(text)) for text in texts], is_figure)
+
+
+def one_line(text: str) -> str:
+    """A stranger's text without what a terminal would obey."""
+    line = " ".join(text.split())
+    return line if line.isprintable() else repr(line)
+
+
+def _count(group: Group) -> str:
+    counted, there = count_seeds(group.counted), count_seeds(group.runs)
+    return str(there) if counted == there else f"{counted} of {there}"
+
+
+def _states(group: Group) -> str:
+    states = Counter(run.state for run in group.runs)
+    if len(states) == 1:
+        return next(iter(states))
+    return ", ".join(f"{count} {state}" for state, count in states.most_common())
+
+
+def _metric(comparison: Comparison, name: str) -> Column:
+    if name == BEST_EPOCH:
+        return _figures(comparison, name, "at epoch", "{:.4g}".format, deviation=False)
+    shown = name.replace(BEST, "best val/top1")
+    if is_accuracy(name):
+        return _figures(comparison, name, f"{shown} %", lambda value: f"{100 * value:.2f}")
+    return _figures(comparison, name, shown, lambda value: f"{value:.4f}")
+
+
+def _spent(comparison: Comparison, name: str) -> Column:
+    if name == "seconds":
+        measures = [m for group in comparison.groups if (m := group.measure(name)) is not None]
+        longest = max((measure.mean for measure in measures), default=0.0)
+        unit, size = next(
+            (u for u in reversed(_UNITS) if longest >= _UNIT_FROM * u[1] / 60), _UNITS[0]
+        )
+        digits = 1 if longest / size < 100 else 0
+        return _figures(comparison, name, f"time ({unit})", lambda v: f"{v / size:,.{digits}f}")
+    heading, form = {
+        "images_per_second": ("images/s", "{:,.0f}".format),
+        "device_hours": ("device-h", significant),
+        "cost": ("cost", significant),
+        "parameters": ("parameters", lambda value: f"{value / 1e6:.3g} M"),
+    }[name]
+    return _figures(comparison, name, heading, form, deviation=False)
+
+
+def _figures(
+    comparison: Comparison,
+    name: str,
+    heading: str,
+    form: Callable[[float], str],
+    deviation: bool = True,
+) -> Column:
+    best = comparison.best(name)
+    cells = []
+    for group in comparison.groups:
+        measure = group.measure(name)
+        if measure is None:
+            cells.append(Cell(ABSENT, order=math.nan))
+            continue
+        is_best = measure.mean == best
+        spread = _spread(measure, form) if deviation else ""
+        # A network is as large for every seed.
+        missing = name != "parameters" and len(measure.values) < count_seeds(group.counted)
+        remark = f" (n={len(measure.values)})" if missing else ""
+        cells.append(Cell(form(measure.mean), spread, remark, is_best, measure.mean))
+    return Column(name, one_line(heading), cells, is_figure=True)
+
+
+def _spread(measure: Measure, form: Callable[[float], str]) -> str:
+    return "" if measure.deviation is None else f" ± {form(measure.deviation)}"

@@ -1,0 +1,85 @@
+"""How TensorBoard's pages are laid out, and what they say of the run in words."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+
+from vgglab.reporting.tensorboard import boards
+
+# The page of custom scalars: what belongs together in one chart.
+_CHARTS = {
+    "loss": ("train/loss", "val/loss"),
+    "accuracy": ("train/top1", "val/top1", "val/top5"),
+    "learning rate": ("lr",),
+    "throughput (images/s)": ("throughput/images_per_second",),
+    "data wait (share of training time)": ("throughput/data_wait_fraction",),
+}
+
+
+class Arrangement(Callback):
+    """Groups the charts, and writes the configuration and the environment as text.
+
+    The texts stand at the step where an attempt begins: a resumed run shows what each had.
+
+    Args:
+        run_dir: the run's folder, for its `environment.json`.
+    """
+
+    def __init__(self, run_dir: str) -> None:
+        self.run_dir = Path(run_dir)
+
+    @rank_zero_only
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        card: dict[str, Any] = pl_module.card  # type: ignore[assignment]
+        environment = json.loads((self.run_dir / "environment.json").read_text(encoding="utf-8"))
+        texts = {
+            "run/configuration": configuration_text(card["config"]),
+            "run/environment": environment_text(environment),
+        }
+        for board in boards(trainer):
+            writer = board.experiment
+            if board.begins:
+                writer.add_custom_scalars({"curves": _layout()})
+            for tag, text in texts.items():
+                writer.add_text(tag, text, trainer.global_step)
+
+
+def _layout() -> dict[str, list[Any]]:
+    # The page takes each name for the beginning of a regular expression.
+    exact = {title: [f"{re.escape(tag)}$" for tag in tags] for title, tags in _CHARTS.items()}
+    return {title: ["Multiline", tags] for title, tags in exact.items()}
+
+
+def configuration_text(config: dict[str, Any]) -> str:
+    """Plain containers as a block of YAML in Markdown."""
+    return _block(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+
+def environment_text(environment: dict[str, Any]) -> str:
+    """`environment.json` as Markdown: the command, then a table."""
+    lines = [_block(environment["command"]), "", "| | |", "| --- | --- |"]
+    rest = {name: value for name, value in environment.items() if name != "command"}
+    for name, value in _leaves(rest):
+        shown = str(value).replace("|", "\\|")
+        lines.append(f"| {name} | {shown} |")
+    return "\n".join(lines)
+
+
+def _leaves(nested: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted names and values; what could not be found out is left out."""
+    found: list[tuple[str, Any]] = []
+    for name, value in nested.items():
+        if isinstance(value, dict):
+            found += _leaves(value, f"{prefix}{name}.")
+        elif value not in (None, []):
+            found.append((f"{prefix}{name}", value))
+    return found
+
+
+def _block(text: str) -> str:
+    return f"```\n{text.rstrip()}\n```"

@@ -1,0 +1,216 @@
+"""Test images as the last layer gets them: points that TensorBoard's projector lays out."""
+
+import io
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import torch
+from annotated_types import Interval
+from lightning import Callback, LightningModule, Trainer
+from PIL import Image
+from torch import Tensor, nn
+from torch.distributed import all_gather_object
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torchvision.transforms import v2
+from torchvision.utils import make_grid
+
+from vgglab.data import ImageDataModule
+from vgglab.files import replace_file
+from vgglab.reporting.tensorboard import boards
+
+log = logging.getLogger(__name__)
+
+_THUMBNAIL = 64  # pixels, the longer side
+_COLUMNS = 128  # of 64 pixels: 8192, the most that TensorBoard's projector takes
+_CONFIG = """\
+embeddings {{
+  tensor_name: "penultimate features of test images"
+  tensor_path: "projector/features.tsv"
+  metadata_path: "projector/metadata.tsv"
+  tensor_shape: [{}, {}]
+  sprite {{
+    image_path: "projector/sprite.png"
+    single_image_dim: [{}, {}]
+  }}
+}}
+"""
+
+
+class Point(NamedTuple):
+    """One test image."""
+
+    place: int
+    """In the test set."""
+    label: int
+    predicted: int
+    probability: float
+    """Of the predicted class, 0 to 1."""
+    features: Tensor
+    """(D,) float32."""
+    thumbnail: Tensor
+    """(3, h, w) uint8."""
+
+
+class Projector(Callback):
+    """Writes the inputs of the network's last dense layer for some test images, after the test.
+
+    They are the first images of each class, and those of all processes together. A later test of
+    the same run takes the place of the earlier one.
+
+    Args:
+        count: images.
+    """
+
+    def __init__(self, count: Annotated[int, Interval(ge=3, le=_COLUMNS**2)] = 500) -> None:
+        self.count = count
+        self._chosen: set[int] = set()
+        self._points: list[Point] = []
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._points, self._chosen = [], set()
+        if boards(trainer):
+            labels = trainer.datamodule.sets["test"].labels  # type: ignore[attr-defined]
+            self._chosen = set(first_of_each_class(labels, self.count).tolist())
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: tuple[Tensor, Tensor],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not self._chosen:
+            return
+        indices = trainer.test_dataloaders.sampler.images_of(batch_idx)  # type: ignore[union-attr]
+        rows = [row for row, index in enumerate(indices) if index in self._chosen]
+        if not rows:
+            return
+        images = batch[0][rows]
+        features = penultimate(pl_module, images)
+        if features is None:
+            log.warning("no projector: the network has no dense layer")
+            self._chosen = set()
+            return
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        thumbnails = _thumbnails(data.preprocessing.denormalize(images))
+        confidence = outputs["logits"][rows].float().softmax(1).max(1)
+        self._points += map(
+            Point,
+            [indices[row] for row in rows],
+            outputs["labels"][rows].tolist(),
+            confidence.indices.tolist(),
+            confidence.values.tolist(),
+            features.float().cpu(),
+            thumbnails.cpu(),
+        )
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        points, self._points = self._points, []
+        if trainer.world_size > 1 and boards(trainer):
+            parts: list[list[Point]] = [[]] * trainer.world_size
+            all_gather_object(parts, points)
+            points = [point for part in parts for point in part]
+        if not points or not trainer.is_global_zero:
+            return
+        points.sort(key=lambda point: point.place)
+        classes = trainer.datamodule.classes  # type: ignore[attr-defined]
+        for board in boards(trainer):
+            _write(Path(board.log_dir), points, classes)
+
+
+def first_of_each_class(labels: Tensor, count: int) -> Tensor:
+    """The indices of `count` images: the first of each class, then the second ones, and so on.
+
+    Args:
+        labels: (N,) int64.
+
+    Returns:
+        At most `count` indices, ascending.
+    """
+    order = labels.argsort(stable=True)
+    sizes = labels.bincount()
+    turn = torch.empty_like(labels)
+    turn[order] = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes)[labels[order]]
+    return (turn * len(sizes) + labels).argsort()[:count].sort().values
+
+
+@torch.no_grad()
+def penultimate(module: nn.Module, images: Tensor) -> Tensor | None:
+    """What the last dense layer that runs is given; None where none runs.
+
+    Of any network, compiled or not: torch.compile would leave out the hook.
+
+    Args:
+        module: (N, C, H, W) to logits, in evaluation mode.
+        images: (N, C, H, W).
+
+    Returns:
+        (N, D).
+    """
+    with torch.compiler.set_stance("force_eager"), _inputs_of_dense_layers() as inputs:
+        module(images)
+    return inputs[-1].flatten(1) if inputs else None
+
+
+@contextmanager
+def _inputs_of_dense_layers() -> Iterator[list[Tensor]]:
+    inputs: list[Tensor] = []
+
+    def hook(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        if isinstance(module, nn.Linear):
+            inputs[:] = arguments[:1]
+
+    # One for all modules: which network runs, a strategy may decide (Sharded's whole copy).
+    handle = register_module_forward_pre_hook(hook)
+    try:
+        yield inputs
+    finally:
+        handle.remove()
+
+
+def _thumbnails(images: Tensor) -> Tensor:
+    """(N, C, H, W) uint8 to (N, 3, h, w): 64 pixels at most, small ones enlarged towards it."""
+    images = images[:, :3] if images.shape[1] >= 3 else images[:, :1]
+    images = images.expand(-1, 3, -1, -1)
+    longest = max(images.shape[-2:])
+    if longest > _THUMBNAIL:
+        size = [max(1, round(side * _THUMBNAIL / longest)) for side in images.shape[-2:]]
+        return v2.functional.resize(images, size, antialias=True)
+    factor = _THUMBNAIL // longest
+    return images.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+
+
+def _write(folder: Path, points: list[Point], classes: list[str]) -> None:
+    """`projector_config.pbtxt` and what it names, in place of an earlier test's.
+
+    `SummaryWriter.add_embedding` would add to the earlier ones, and write a folder a step.
+    """
+    inside = folder / "projector"
+    inside.mkdir(parents=True, exist_ok=True)
+    features = torch.stack([point.features for point in points])
+    form = "\t".join(["%.4g"] * features.shape[1]) + "\n"
+    table = "".join(form % tuple(row) for row in features.tolist())
+    replace_file(inside / "features.tsv", table.encode())
+    lines = [("true", "predicted", "correct", "probability", "place")]
+    names = [" ".join(name.split()) for name in classes]
+    for point in points:
+        correct = "yes" if point.predicted == point.label else "no"
+        row = (names[point.label], names[point.predicted], correct)
+        lines.append((*row, f"{point.probability:.4f}", str(point.place)))
+    text = "".join("\t".join(line) + "\n" for line in lines)
+    replace_file(inside / "metadata.tsv", text.encode())
+    columns = math.ceil(len(points) ** 0.5)
+    sprite = make_grid(torch.stack([p.thumbnail for p in points]), nrow=columns, padding=0)
+    picture = io.BytesIO()
+    Image.fromarray(sprite.movedim(0, 2).numpy()).save(picture, "PNG", compress_level=1)
+    replace_file(inside / "sprite.png", picture.getvalue())
+
+    height, width = points[0].thumbnail.shape[1:]
+    config = _CONFIG.format(*features.shape, width, height)
+    replace_file(folder / "projector_config.pbtxt", config.encode())

@@ -1,0 +1,1 @@
+"""What image files show, in words, numbers and pictures."""
