@@ -85,7 +85,7 @@ def test_the_readmes_story_runs(script: Script, tmp_path: Path) -> None:
             continue
         if name == "train":
             arguments = [*arguments, "trainer.max_epochs=1"]
-        elif "/data/" in line or name in ("summarize", "plan", "benchmark"):
+        elif "/data/" in line or name in ("summarize", "plan", "benchmark", "dashboard", "compare"):
             continue
         done = script(name, *arguments)
         assert done.returncode == 0, f"{name} {line}: {done.stderr}"
@@ -98,6 +98,7 @@ def test_the_readmes_story_runs(script: Script, tmp_path: Path) -> None:
         "export_weights",
         "evaluate",
         "predict",
+        "report",
         "paper_tables",
         "receptive_field",
     }
