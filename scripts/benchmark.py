@@ -15,10 +15,11 @@ def main(config: DictConfig) -> None:
         from vgglab.config.schema import parse
 
         job = parse(config, BenchmarkConfig)
+        from vgglab.benchmarks.dashboard import measure_dashboard
         from vgglab.benchmarks.processes import measure_processes
         from vgglab.reporting.terminal import console
 
-        measured = measure_processes(job)
+        measured = measure_dashboard(job) if job.target == "dashboard" else measure_processes(job)
         if job.format == "json":
             print(json.dumps(measured.to_dict(), indent=2))
         else:

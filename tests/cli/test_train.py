@@ -70,6 +70,7 @@ def test_a_run_resumes_in_its_folder(script: Script, tmp_path: Path) -> None:
 def test_two_processes_train_as_one(script: Script, tmp_path: Path) -> None:
     same = (
         *TINY,
+        "callbacks=[essential,pictures]",
         "model.dropout=0",
         "data.pad=2",
         "data.flip=true",

@@ -31,6 +31,7 @@ MEETINGS = {
 }
 SAME = (
     *TINY,
+    "callbacks=[essential,pictures]",
     "model.dropout=0",
     "data.pad=2",
     "data.flip=true",

@@ -80,7 +80,7 @@ POISONED = (
     "+callbacks.poison.batch=2",
 )
 SKIPPING = (*POISONED, "callbacks.finite.action=skip")
-PICTURED = ("callbacks=[checkpoints,pictures]", "logger=default", "test=true")
+PICTURED = ("callbacks=[checkpoints,pictures,ema]", "logger=default", "test=true")
 ON_TWO = ("accelerator.accelerator=cpu", "accelerator.devices=2")
 STRATEGIES = {
     "ddp": ("accelerator=ddp",),
@@ -106,8 +106,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         jobs[f"{name}-resumed"] = (*jobs[name], f"resume={middle(folder / name)}")
     jobs["one-to-hybrid"] = (*jobs["hybrid"], f"resume={middle(folder / 'one')}")
     jobs["skipping"] = (*jobs["hybrid"], *SKIPPING)
-    jobs["stopped"] = (*jobs["hybrid"], *POISONED)
     jobs["fsdp-pictured"] = (*jobs["fsdp"], *PICTURED)
+    jobs["stopped"] = (*jobs["hybrid"], *POISONED)
     train_together(folder, jobs, processes=2, timeout=240)
     return folder
 

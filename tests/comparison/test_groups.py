@@ -38,10 +38,10 @@ def test_mean_and_deviation_are_those_of_numpy(values: list[float]) -> None:
         assert measure.deviation == pytest.approx(np.std(values, ddof=1))
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1.7e308])
 def test_what_diverged_has_no_mean(value: float) -> None:
-    assert math.isnan(Measure([1.0, value, -value]).mean)
-    assert math.isnan(Measure([1.0, value]).deviation or 0.0)
+    assert math.isnan(Measure([value, value, -value]).mean)
+    assert math.isnan(Measure([-value, value]).deviation or 0.0)
 
 
 def test_runs_that_differ_in_nothing_but_the_seed_are_one(tmp_path: Path) -> None:
@@ -134,6 +134,18 @@ def test_evaluations_stand_beside_the_runs_they_tested(tmp_path: Path) -> None:
     assert found.settings == ["protocol"]
     rows = {g.settings.get("protocol"): [run.seed for run in g.runs] for g in found.groups}
     assert rows == {None: [0, 1], "dense": [0, 1], "multi_crop": [0, 1]}
+
+
+def test_an_evaluation_on_other_data_is_another_row(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "train", metrics={"test/top1": 0.5})
+    for name, data in {"same": None, "other": {"batch_size": 8}}.items():
+        changes = {"checkpoint": str(run / "checkpoints/best.ckpt"), "data": data}
+        run_folder(tmp_path / name, changes, base=TEST, metrics={"test/top1": 0.25})
+    found = comparison(tmp_path)
+    assert set(found.settings) == {"tested.data", "tested.data.batch_size", "protocol"}
+    sizes = {group.settings.get("tested.data.batch_size") for group in found.groups}
+    assert sizes == {"8", None}
+    assert len(found.groups) == 3
 
 
 def test_an_evaluation_alone_is_known_by_its_checkpoint(tmp_path: Path) -> None:

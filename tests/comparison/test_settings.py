@@ -113,7 +113,8 @@ def test_a_choice_of_files_stands_for_what_is_in_them() -> None:
 
 
 def test_an_experiment_stands_for_settings_of_every_group() -> None:
-    runs = [settings(SGD, experiment="a", optimizer="sgd"), settings(ADAM, experiment="b")]
+    adam = settings(ADAM, experiment="b", optimizer="adamw")
+    runs = [settings(SGD, experiment="a", optimizer="sgd"), adam]
     assert told_by_choices(runs, differing(runs)) == {"experiment": differing(runs)}
 
 
@@ -123,6 +124,11 @@ def test_what_a_command_line_named_is_always_shown() -> None:
         settings(ADAM, optimizer="adamw"),
     ]
     assert "optimizer.lr" not in told_by_choices(runs, differing(runs))["optimizer"]
+
+
+def test_a_choice_that_a_run_does_not_say_stands_for_nothing() -> None:
+    runs = [settings(SGD, optimizer="sgd"), settings(ADAM)]
+    assert told_by_choices(runs, differing(runs)) == {}
 
 
 def test_a_file_that_has_changed_since_stands_for_nothing() -> None:

@@ -31,6 +31,13 @@ def test_all_three_files(tmp_path: Path) -> None:
     assert stored.overrides == ["a.b=1", "c=2"]
 
 
+def test_a_choice_of_several_files_is_in_the_overrides(tmp_path: Path) -> None:
+    overrides = "- model=[vgg11, mine]\n- callbacks=[default,ema]\n- data.list=[1]\n"
+    config = "{model: {}, callbacks: {}, data: {list: [1]}}"
+    stored = read_stored(folder(tmp_path, config=config, hydra=HYDRA, overrides=overrides))
+    assert stored.choices == {"model": "vgg11", "debug": "null", "callbacks": "[default,ema]"}
+
+
 def test_the_configuration_alone(tmp_path: Path) -> None:
     stored = read_stored(folder(tmp_path, config="a: 1\n"))
     assert (dict(stored.config), stored.choices, stored.overrides) == ({"a": 1}, {}, [])

@@ -156,10 +156,11 @@ def test_a_network_is_left_as_it_was(dtype: torch.dtype, channels: int, size: in
         picture = callback.picture(trainer, network.eval())
     assert picture is not None
     tile = 128 // size * size
-    assert picture.shape == (3, tile + 2 * 16 + 16, 4 * (2 * tile + 8) + 8)
+    row, column = tile + 2 * 16 + 8, 2 * tile + 8
+    assert picture.shape == (3, 2 * row + 8, 2 * column + 8)  # pairs of an image and its heat
     for place, image in enumerate(trainer.datamodule.sets["val"].images):
-        left = 8 + place * (2 * tile + 8)
-        assert torch.equal(picture[:, 8, left], image[:, 0, 0].expand(3))
+        top, left = 8 + place // 2 * row, 8 + place % 2 * column
+        assert torch.equal(picture[:, top, left], image[:, 0, 0].expand(3))
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
     assert torch.equal(torch.random.get_rng_state(), random)

@@ -15,8 +15,8 @@ FRAME = torch.tensor([255, 127, 14])
 
 
 def tile(picture: torch.Tensor, place: int) -> torch.Tensor:
-    left = 8 + place * (TILE + 8)
-    return picture[:, 8 : 8 + TILE, left : left + TILE]
+    top, left = 8 + place // 3 * (TILE + 40), 8 + place % 3 * (TILE + 8)
+    return picture[:, top : top + TILE, left : left + TILE]
 
 
 def test_what_a_unit_does_not_see_is_dark() -> None:
@@ -26,7 +26,7 @@ def test_what_a_unit_does_not_see_is_dark() -> None:
     picture = fields_picture(network, given)
     assert network.training
     # conv1_1, conv2_1, conv3_2, conv4_2, conv5_2 and pool5
-    assert picture.shape[2] == 8 + 6 * (TILE + 8)
+    assert picture.shape == (3, 8 + 2 * (TILE + 40), 8 + 3 * (TILE + 8))
     # conv1_1 sees 3 of 32 pixels, each enlarged four times, around the unit at 16.
     first = tile(picture, 0)
     inside = torch.zeros(TILE, TILE, dtype=torch.bool)

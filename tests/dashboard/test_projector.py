@@ -97,7 +97,7 @@ def test_the_projectors_files_show_what_the_network_sees(composed: Compose, tmp_
     width, height = embedding.sprite.single_image_dim
     assert (width, height) == (48, 32)  # twice as large they would be above 64
     with Image.open(board / embedding.sprite.image_path) as sprite:
-        assert sprite.size == (4 * width, 3 * height)  # 10 images
+        assert sprite.size == (4 * width, 4 * height)  # 10 images; TensorBoard needs n x n
         shown = np.asarray(sprite)
     data = job(composed, *settings, run_dir=tmp_path).data.build("data")
     data.setup("test")

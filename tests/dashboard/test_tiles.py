@@ -48,7 +48,9 @@ def test_tiles_lie_in_rows_with_their_lines_below() -> None:
 
 def test_long_and_strange_names_stay_below_their_own_tile() -> None:
     tiles = [torch.zeros(3, 70, 70, dtype=torch.uint8)] * 2
-    named = captioned(tiles, [[answer("a long\nname" * 9, 0.5, is_right=False)], [Line("")]])
+    named = captioned(
+        tiles, [[answer("a long\nname" * 9, 0.5, is_right=False)], [Line("")]], columns=2
+    )
     assert named[:, 8 + 70 :, 8 : 8 + 70].min() < 255
     assert named[:, :, 8 + 70 : 8 + 70 + 8].min() == 255
 

@@ -1,4 +1,5 @@
 import contextlib
+import hashlib
 import os
 import pickle
 import warnings
@@ -16,6 +17,7 @@ from torch import nn
 
 from vgglab.errors import InputError
 from vgglab.networks import WeightsError, build_vgg, load_weights, read_state_dict
+from vgglab.networks import weights as weights_module
 
 THIN = {"width": 0.02, "num_classes": 10}
 
@@ -325,12 +327,12 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     fetched = []
 
-    def download(url, dst, hash_prefix=None, progress=True):
-        fetched.append((url, hash_prefix))
-        torch.save(fetched_state, dst)
+    def download(url, path, digest):
+        fetched.append((url, digest))
+        torch.save(fetched_state, path)
 
     fetched_state = thin().state_dict()
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    monkeypatch.setattr(weights_module, "_download", download)
     return tmp_path / "hub" / "checkpoints", fetched, fetched_state
 
 
@@ -355,14 +357,23 @@ def test_public_weights_are_fetched_and_checked(hub):
     assert (folder / "vgg11-8a719046.pth").is_file()
 
 
-@pytest.mark.parametrize(
-    "error", [URLError("no network"), RuntimeError('invalid hash value (expected "8a7")')], ids=str
-)
+def test_a_download_is_checked_and_whole_or_not_there(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(bytes(range(256)) * 5000)
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    weights_module._download(source.as_uri(), target, digest[:8])
+    assert target.read_bytes() == source.read_bytes()
+    with pytest.raises(OSError, match="SHA-256 does not begin with 0000"):
+        weights_module._download(source.as_uri(), tmp_path / "other", "0000")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "target"]
+
+
+@pytest.mark.parametrize("error", [URLError("no network"), OSError("its SHA-256")], ids=str)
 def test_failed_download_says_where_to_put_the_file(hub, monkeypatch, error):
-    def fail(*_, **__):
+    def fail(*_):
         raise error
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    monkeypatch.setattr(weights_module, "_download", fail)
     place = hub[0] / "vgg11-8a719046.pth"
     with pytest.raises(WeightsError, match=rf"cannot download https://.*put it at {place}"):
         load_weights(thin(), "IMAGENET1K_V1")

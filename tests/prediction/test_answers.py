@@ -35,8 +35,8 @@ def test_accuracy_counts_what_is_known_and_was_read() -> None:
         prediction(None, "a", "b"),
     ]
     assert accuracy(found) == (
-        "top-1 33.33%, top-2 66.67% of 3 images in folders named after classes"
+        "top-1 33.33 %, top-2 66.67 % of 3 images in folders named after classes"
     )
     assert accuracy(found[3:]) is None
     single = accuracy([prediction("a", "a")])
-    assert single == "top-1 100.00% of 1 image in folders named after classes"
+    assert single == "top-1 100.00 % of 1 image in folders named after classes"

@@ -84,7 +84,8 @@ def test_folders_named_after_classes_tell_how_many_are_right(
         best = sorted(expected, key=lambda name: -expected[name])
         ranks.append(best.index(file.parent.name))
     first, three = (sum(rank < top for rank in ranks) / 7 for top in (1, 3))
-    line = f"top-1 {first:.2%}, top-3 {three:.2%} of 7 images in folders named after classes"
+    figures = f"top-1 {100 * first:.2f} %, top-3 {100 * three:.2f} %"
+    line = f"{figures} of 7 images in folders named after classes"
     assert run(format="csv").err.splitlines() == [line]
     assert run(format="table").out.splitlines()[-1] == line
     assert run(images=f"{photos}/other.png").err == ""

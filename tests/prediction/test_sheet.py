@@ -68,11 +68,14 @@ def test_bars_and_marks_tell_what_is_right() -> None:
 
     length = longest_run(None, blue)
     assert length > 60
+    assert longest_run("fox", red) == length
     assert [longest_run(None, colour) for colour in (green, red)] == [0, 0]
     right = [longest_run("ant", colour) for colour in (green, blue, red)]
     assert right == [length, pytest.approx(length / 2, abs=2), 0]
     wrong = [longest_run("bee", colour) for colour in (red, green, blue)]
     assert wrong == [length, pytest.approx(length / 2, abs=2), 0]
+    none = Prediction(Path("a.png"), [("ant", 0.0)])
+    assert not of_colour(card(none, shown, card_height([none]), judged=False), blue).any()
 
 
 def test_nothing_is_drawn_outside_a_card() -> None:

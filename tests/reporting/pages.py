@@ -60,7 +60,7 @@ def mistake(**changes: Any) -> dict[str, Any]:
 def fill(run: Path) -> None:
     """Everything a finished run has."""
     (run / ".hydra").mkdir(parents=True)
-    config = "name: <b>bold</b>\nmirror: https://example.org/data\n"
+    config = "name: <b>bold</b>\nmirror: https://example.org/data\ntrainer: {}\n"
     (run / ".hydra" / "config.yaml").write_text(config)
     (run / ".hydra" / "overrides.yaml").write_text("- optimizer.lr=0.05\n- name=<u>\n")
     for name, content in {

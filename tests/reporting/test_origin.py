@@ -96,6 +96,19 @@ def test_of_a_sweep_its_command_and_that_of_this_run_are_given(tmp_path: Path) -
 
 def test_a_strangers_command_may_be_anything(tmp_path: Path) -> None:
     stop(tmp_path, status="stopped")
-    change(tmp_path, "environment", ENVIRONMENT | {"command": "it's \" odd"})
+    change(tmp_path, "environment", ENVIRONMENT | {"command": "it's \" odd train.py"})
     assert "resume=auto" in banner(tmp_path)
     assert "it's \" odd" in Page(reproduction(read_record(tmp_path), tmp_path)).text
+
+
+def test_a_replay_is_not_to_be_resumed(tmp_path: Path) -> None:
+    stop(tmp_path, status="stopped")
+    change(tmp_path, "environment", ENVIRONMENT | {"command": "python scripts/replay.py run=x"})
+    assert "resume" not in banner(tmp_path)
+
+
+def test_only_a_training_can_be_replayed(tmp_path: Path) -> None:
+    fill(tmp_path)
+    assert "scripts/replay.py" in reproduction(read_record(tmp_path), tmp_path)
+    (tmp_path / ".hydra" / "config.yaml").write_text("protocol: dense\n")
+    assert "scripts/replay.py" not in reproduction(read_record(tmp_path), tmp_path)

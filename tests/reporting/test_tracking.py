@@ -3,6 +3,7 @@
 import json
 import struct
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from vgglab.reporting.history import CSVHistory, read_history
 from vgglab.reporting.tracking import MLflow, WeightsAndBiases, finish
 from vgglab.training.assembly import _loggers
 from vgglab.training.run import train
+from vgglab.training.stored import stored_job
 
 Point = tuple[int, str]
 SETTINGS = {"optimizer": {"lr": 0.1}, "seed": 0, "weights": None}
@@ -36,7 +38,17 @@ def offline() -> Iterator[None]:
             sys.modules["wandb"].teardown()
 
 
-def wandb_records(file: Path) -> Iterator[Any]:
+def wandb_records(file: Path) -> list[Any]:
+    """Of a run that has ended; W&B's service may write the last of it a little later."""
+    for _ in range(200):
+        records = list(_records(file))
+        if any(record.HasField("exit") for record in records):
+            return records
+        time.sleep(0.05)
+    raise AssertionError(f"{file} has no end")
+
+
+def _records(file: Path) -> Iterator[Any]:
     """LevelDB's log format, as W&B writes it: blocks of 32 KiB, each piece with a header."""
     from wandb.proto.wandb_internal_pb2 import Record
 
@@ -48,6 +60,8 @@ def wandb_records(file: Path) -> Iterator[Any]:
             continue
         _, size, kind = struct.unpack("<IHB", data[position : position + 7])
         piece = data[position + 7 : position + 7 + size]
+        if len(piece) < size:
+            return
         begun = (begun if kind in (3, 4) else b"") + piece  # 1 whole, 2 first, 3 middle, 4 last
         position += 7 + size
         if kind in (1, 4):
@@ -161,6 +175,10 @@ def test_no_secret_and_no_user_is_noted(run: Path) -> None:
             assert b"geheim" not in path.read_bytes(), path
     tags = mlflow_client(run / "mlruns").get_run(run_id(run, "mlflow")).data.tags
     assert "mlflow.user" not in tags
+
+
+def test_a_replay_is_sent_nowhere(run: Path, tmp_path: Path) -> None:
+    assert stored_job(run, tmp_path / "again", []).logger.keys() == {"tensorboard"}
 
 
 def log(logger: Any, steps: range, run_dir: Path, resume_step: int | None = None) -> None:

@@ -40,11 +40,12 @@ def ending(run_dir: Path) -> dict[str, Any]:
     """
     files = [path for path in run_dir.rglob("*") if path.is_file() and path.parent.name != ".hydra"]
     kept = [path for path in files if "last-" not in path.name]
+    confusion = run_dir / "confusion.json"  # not of a run with callbacks=essential
     return {
         "checkpoints": {p.name: _essence(p) for p in kept if p.suffix == ".ckpt"},
         "history": history(run_dir),
         "result": (run_dir / "metrics.json").read_text(),
-        "confusion": (run_dir / "confusion.json").read_text(),
+        "confusion": confusion.read_text() if confusion.exists() else None,
         "curves": curves(run_dir),
         "files": {re.sub(r"tfevents.*", "", path.name) for path in kept},
     }

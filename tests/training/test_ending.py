@@ -1,5 +1,6 @@
 """However a run ends, its folder says how, and nothing hides why."""
 
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -84,6 +85,23 @@ def test_a_page_that_cannot_be_written_does_not_hide_the_error(
     assert status.error == "ValueError: the run's own"
 
 
+def test_a_full_disk_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "somewhere")
+
+    def fails(run_dir: Path) -> None:
+        raise full
+
+    monkeypatch.setattr(ending, "write_report", fails)
+    with pytest.raises(OSError, match="somewhere"), Ending(tmp_path, 1, resumed=False):
+        raise full
+    assert caplog.text == ""
+    with pytest.raises(SIGTERMException), Ending(tmp_path, 1, resumed=False):
+        raise SIGTERMException  # by which nobody knows of the disk
+    assert "somewhere" in caplog.text
+
+
 def _finish_and_hear(this: Ending) -> None:
     this.finish()
     raise SIGTERMException
@@ -112,6 +130,7 @@ def test_a_process_that_another_one_ends_writes_before(
         raise Left
 
     monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr("vgglab.cluster.watch.say", lambda line: None)  # it speaks once a process
     watch = Watch(Trainer(logger=False, accelerator="cpu"), timeout_seconds=1)
     watch.before_leaving = Ending(tmp_path, 2, resumed=False).leave
     monkeypatch.setattr(watch, "_may_hang", lambda parent: False)

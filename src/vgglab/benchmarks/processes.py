@@ -24,6 +24,7 @@ from torch import Tensor, distributed, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
+from vgglab.benchmarks.spread import with_spread
 from vgglab.config.jobs import BenchmarkConfig
 from vgglab.errors import InputError
 from vgglab.progress import each
@@ -86,19 +87,14 @@ class Scaling:
         )
         table.add_column("")
         table.add_column("images/s", justify="right")
-        table.add_row("one process", _with_spread(self.alone, 1))
+        table.add_row("one process", with_spread(self.alone, 1))
         number = self.processes
-        table.add_row(f"{number} processes, a network each", _with_spread(self.apart, 1))
-        table.add_row(f"{number} processes, one network", _with_spread(self.together, 1))
+        table.add_row(f"{number} processes, a network each", with_spread(self.apart, 1))
+        table.add_row(f"{number} processes, one network", with_spread(self.together, 1))
         table.add_section()
-        table.add_row(f"the last over {number} times the first", _with_spread(self.scaling, 3))
-        table.add_row("the last over the second", _with_spread(self.exchange, 3))
+        table.add_row(f"the last over {number} times the first", with_spread(self.scaling, 3))
+        table.add_row("the last over the second", with_spread(self.exchange, 3))
         return table
-
-
-def _with_spread(values: list[float], digits: int) -> str:
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def measure_processes(job: BenchmarkConfig) -> Scaling:

@@ -10,8 +10,7 @@ from vgglab.comparison.runs import BEST, BEST_EPOCH
 from vgglab.comparison.settings import ABSENT
 
 _ACCURACIES = ("top1", "top5")
-_UNITS = (("s", 1.0), ("min", 60.0), ("h", 3600.0))
-_UNIT_FROM = 120.0  # of the smaller unit
+_UNITS = (("h", 3600.0), ("min", 60.0), ("s", 1.0))
 
 
 @dataclass(frozen=True)
@@ -92,20 +91,23 @@ def _states(group: Group) -> str:
 
 def _metric(comparison: Comparison, name: str) -> Column:
     if name == BEST_EPOCH:
-        return _figures(comparison, name, "at epoch", "{:.4g}".format, deviation=False)
+        return _figures(comparison, name, "at epoch", _epoch, deviation=False)
     shown = name.replace(BEST, "best val/top1")
     if is_accuracy(name):
         return _figures(comparison, name, f"{shown} %", lambda value: f"{100 * value:.2f}")
     return _figures(comparison, name, shown, lambda value: f"{value:.4f}")
 
 
+def _epoch(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
+
+
 def _spent(comparison: Comparison, name: str) -> Column:
     if name == "seconds":
         measures = [m for group in comparison.groups if (m := group.measure(name)) is not None]
         longest = max((measure.mean for measure in measures), default=0.0)
-        unit, size = next(
-            (u for u in reversed(_UNITS) if longest >= _UNIT_FROM * u[1] / 60), _UNITS[0]
-        )
+        # In minutes from two of them on, and so with hours.
+        unit, size = next((u for u in _UNITS if longest >= 2 * u[1]), _UNITS[-1])
         digits = 1 if longest / size < 100 else 0
         return _figures(comparison, name, f"time ({unit})", lambda v: f"{v / size:,.{digits}f}")
     heading, form = {

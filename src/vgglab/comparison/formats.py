@@ -61,7 +61,7 @@ def remarks(comparison: Comparison, price: float | None) -> Iterator[str]:
         line += ": mean ± sample standard deviation over the seeds"
     yield line
     if not all(run.is_finished for run in runs):
-        yield ("figures are of the finished runs; in a row without any, of all as far as they got")
+        yield "figures are of the finished runs; in a row without any, of all as far as they got"
     for group in groups:
         seeds = [run.seed for run in group.runs if run.seed is not None]
         again = sorted({seed for seed in seeds if seeds.count(seed) > 1})

@@ -5,12 +5,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from vgglab.comparison.runs import BEST, BEST_EPOCH, Curve, Run
-from vgglab.comparison.settings import (
-    differing,
-    short_names,
-    told_by_choices,
-)
+from vgglab.comparison.runs import BEST, BEST_EPOCH, Curve, Run, is_sound
+from vgglab.comparison.settings import differing, short_names, told_by_choices
 from vgglab.config.errors import did_you_mean
 from vgglab.errors import InputError
 
@@ -19,6 +15,7 @@ _LARGER_IS_BETTER = ("top1", "top5")
 _SMALLER_IS_BETTER = ("loss",)
 # What may be sorted by although no run has it yet.
 _ALWAYS = ("test/top1", "test/top5", "test/loss", BEST)
+_LAST = (True, 0.0, "")  # where `_place` puts what has nothing
 SPENT = ("seconds", "images_per_second", "device_hours", "cost", "parameters")
 
 
@@ -30,19 +27,19 @@ class Measure:
 
     @property
     def mean(self) -> float:
-        """NaN where a value is not finite: the run has diverged."""
-        return statistics.fmean(self.values) if self._is_finite else math.nan
+        """NaN where a run has diverged."""
+        return statistics.fmean(self.values) if self._is_sound else math.nan
 
     @property
     def deviation(self) -> float | None:
         """Of the sample, with n - 1. None: of one value there is none."""
         if len(self.values) < 2:
             return None
-        return statistics.stdev(self.values) if self._is_finite else math.nan
+        return statistics.stdev(self.values) if self._is_sound else math.nan
 
     @property
-    def _is_finite(self) -> bool:
-        return all(map(math.isfinite, self.values))
+    def _is_sound(self) -> bool:
+        return all(map(is_sound, self.values))
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ class Comparison:
         """The best mean; None where nobody can say which is better, or none is."""
         direction = direction_of(figure)
         measures = [m for group in self.groups if (m := group.measure(figure)) is not None]
-        means = {measure.mean for measure in measures if math.isfinite(measure.mean)}
+        means = {measure.mean for measure in measures if not math.isnan(measure.mean)}
         if direction == 0 or len(means) < 2:
             return None
         return max(means, key=lambda mean: direction * mean)
@@ -223,14 +220,15 @@ def _place(group: Group, sort: str) -> tuple[bool, float, str]:
     """Where it belongs: numbers in order, then words, then what has nothing."""
     measure = group.measure(sort)
     if measure is not None:
-        direction = direction_of(sort)
-        return not math.isfinite(measure.mean), -measure.mean if direction > 0 else measure.mean, ""
+        if math.isnan(measure.mean):
+            return _LAST
+        return False, -measure.mean if direction_of(sort) > 0 else measure.mean, ""
     return _in_order({**group.choices, **group.settings}.get(sort))
 
 
 def _in_order(value: str | None) -> tuple[bool, float, str]:
     if value is None:
-        return True, 0.0, ""
+        return _LAST
     try:
         return False, float(value), ""
     except ValueError:

@@ -13,7 +13,7 @@ from vgglab.reporting.page import note
 _NAMED = 12  # groups with a name in the key; with more a key is no help
 _POINTS = 18_000  # of all lines of a chart: with 50 runs the page has less than two megabytes
 _FEWEST, _MOST = 60, 600  # points a line keeps
-_LABEL = 48  # characters
+_LABEL = 60  # characters
 
 _CHARTS: Sequence[tuple[str, str, Callable[[float], str], bool]] = (
     ("train/loss", "Training loss", "{:.4g}".format, False),

@@ -157,9 +157,13 @@ def _runs(comparison: Comparison, folder: Path) -> str:
 
 
 def _state(run: Run) -> str:
-    text = run.state if run.error is None else f"{run.state}: {run.error}"
-    classes = _classes(bad=run.state in ("failed", "did not end"), long=len(text) > _LONG)
-    return f"<td{classes}>{escape(text)}</td>"
+    """With the reason where it failed: its beginning, the whole under the mouse."""
+    classes = _classes(bad=run.state in ("failed", "did not end"))
+    if run.error is None:
+        return f"<td{classes}>{escape(run.state)}</td>"
+    text = f"{run.state}: {run.error}"
+    shown = text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"
+    return f'<td{classes} title="{escape(run.error)}">{escape(shown)}</td>'
 
 
 def _figure(name: str, value: float | None) -> str:

@@ -21,6 +21,7 @@ BEST = "best_val/top1"
 BEST_EPOCH = "best_val/epoch"
 FINISHED = "finished"
 
+_LARGEST = 1e150  # whose square is still a number
 _RATE = "throughput/images_per_second"
 Curve = list[tuple[float, float]]
 
@@ -54,6 +55,11 @@ class Run:
 
 class OtherScriptError(Exception):
     """The folder is one of a script that neither trains nor evaluates."""
+
+
+def is_sound(value: float) -> bool:
+    """Whether it can be averaged."""
+    return abs(value) < _LARGEST
 
 
 def read_run(
@@ -108,6 +114,8 @@ def _evaluation(
         seed = _seed(theirs.config)
         figures |= _size(origin, problems)
         config["checkpoint"] = Path(config["checkpoint"]).name
+        # Beside those that it was trained on.
+        config["tested"] = {"data": config.pop("data", None)}
     tested = settings_of(config, stored.choices, stored.overrides, left_out)
     state = FINISHED if figures else "unfinished"
     return Run(folder, name, seed, trained, tested, state, None, figures, {})
@@ -197,12 +205,12 @@ def _curve(history: list[dict[str, float]], name: str) -> Curve:
     return [
         (row["step"], row[name])
         for row in history
-        if "step" in row and math.isfinite(row.get(name, math.nan))
+        if is_sound(row.get("step", math.nan)) and is_sound(row.get(name, math.nan))
     ]
 
 
 def _best(history: list[dict[str, float]]) -> dict[str, float]:
-    validated = [row for row in history if math.isfinite(row.get("val/top1", math.nan))]
+    validated = [row for row in history if is_sound(row.get("val/top1", math.nan))]
     if not validated:
         return {}
     best = max(validated, key=lambda row: row["val/top1"])

@@ -80,12 +80,14 @@ def told_by_choices(runs: Sequence[Settings], names: Iterable[str]) -> dict[str,
     """Of the settings in `names` those that follow from which files were chosen, by group.
 
     `optimizer=adamw` says all that conf/optimizer/adamw.yaml says, as long as nothing in it was
-    changed on a command line and the file is the same for all runs.
+    changed on a command line and the file is the same for all runs. Groups of which a run does not
+    say its choice stand for nothing.
     """
     choices = [
         group
         for group in dict.fromkeys(group for run in runs for group in run.choices)
         if len({run.choices.get(group) for run in runs}) > 1
+        and all(group in run.choices for run in runs)
     ]
     told: dict[str, list[str]] = {}
     for name in names:

@@ -219,7 +219,8 @@ class CompareStacksConfig(Job):
 class BenchmarkConfig(Job):
     """conf/benchmark.yaml"""
 
-    target: Literal["processes"]
+    target: Literal["processes", "dashboard"]
+    settings: list[str]
     model: Network
     processes: Annotated[int, Field(ge=2)]
     batch_size: PositiveInt

@@ -42,12 +42,13 @@ def read_stored(folder: Path) -> Stored:
     # The resolver would answer for this script's own Hydra.
     path = folder / CONFIG
     text = re.sub(r"\$\{hydra:([\w.]+)\}", its_own, _text(path))
-    overrides = _parsed(folder / FOLDER / "overrides.yaml")
-    return Stored(
-        _checked(path, _create(path, text)),
-        _choices(hydra),
-        [str(item) for item in overrides] if isinstance(overrides, ListConfig) else [],
-    )
+    config = _checked(path, _create(path, text))
+    listed = _parsed(folder / FOLDER / "overrides.yaml")
+    overrides = [str(item) for item in listed] if isinstance(listed, ListConfig) else []
+    # Hydra does not keep a choice of several, as in callbacks=[default,ema].
+    several = (override.partition("=") for override in overrides)
+    lists = {name: value for name, _, value in several if name in config and value[:1] == "["}
+    return Stored(config, {**lists, **_choices(hydra)}, overrides)
 
 
 def _choices(hydra: DictConfig) -> dict[str, str]:

@@ -159,7 +159,7 @@ def _write(board: TensorBoard, histograms: Mapping[str, Histogram], step: int) -
         rows = np.stack([edges[:-1], edges[1:], counts], 1).astype("<f4")
         summary.value.add(
             tag=tag,
-            metadata=create_summary_metadata(display_name="", description=""),
+            metadata=create_summary_metadata(display_name=tag, description=""),
             tensor=TensorProto(dtype=DT_FLOAT, tensor_shape=shape, tensor_content=rows.tobytes()),
         )
     board.experiment._get_file_writer().add_summary(summary, step)

@@ -184,5 +184,6 @@ class WorstMistakes(Callback):
             ]
             for mistake in mistakes
         ]
-        show(captioned(images, captions), f"{split}/mistakes", step, boards(trainer))
+        picture = captioned(images, captions, columns=4)
+        show(picture, f"{split}/mistakes", step, boards(trainer))
         return images

@@ -23,8 +23,6 @@ from vgglab.reporting.tensorboard import TensorBoard, boards
 
 log = logging.getLogger(__name__)
 
-_ROW = 4  # pairs of an image and its heat
-
 
 class OverTime(Callback):
     """Draws the network before training, every so many epochs, and after the last one.
@@ -146,4 +144,4 @@ class GradCamOverTime(OverTime):
                     Line(f"is {data.classes[label]}"),
                 ]
             )
-        return captioned(tiles, captions, _ROW)
+        return captioned(tiles, captions, columns=2)

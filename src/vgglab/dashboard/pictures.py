@@ -98,7 +98,7 @@ def fields_picture(network: nn.Module, data: ImageDataModule) -> Tensor:
             reaches = box.top <= 0 and box.left <= 0 and box.bottom >= height and box.right >= width
             field = Line(f"{' x '.join(sides)} pixels", "all of it" if reaches else "")
             captions.append([Line(name), field])
-    return captioned(tiles, captions)
+    return captioned(tiles, captions, columns=3)
 
 
 def _seen(image: Tensor, box: Box, scale: float) -> Tensor:

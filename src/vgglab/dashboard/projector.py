@@ -94,7 +94,8 @@ class Projector(Callback):
         images = batch[0][rows]
         features = penultimate(pl_module, images)
         if features is None:
-            log.warning("no projector: the network has no dense layer")
+            if trainer.is_global_zero:
+                log.warning("no projector: the network has no dense layer")
             self._chosen = set()
             return
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
@@ -205,12 +206,15 @@ def _write(folder: Path, points: list[Point], classes: list[str]) -> None:
         lines.append((*row, f"{point.probability:.4f}", str(point.place)))
     text = "".join("\t".join(line) + "\n" for line in lines)
     replace_file(inside / "metadata.tsv", text.encode())
-    columns = math.ceil(len(points) ** 0.5)
-    sprite = make_grid(torch.stack([p.thumbnail for p in points]), nrow=columns, padding=0)
+    thumbnails = torch.stack([point.thumbnail for point in points])
+    height, width = thumbnails.shape[-2:]
+    # As many rows as columns: TensorBoard finds an image's row by dividing by the number of rows.
+    side = math.ceil(len(points) ** 0.5)
+    empty = thumbnails.new_zeros(side * side - len(points), 3, height, width)
+    sprite = make_grid(torch.cat([thumbnails, empty]), nrow=side, padding=0)
     picture = io.BytesIO()
     Image.fromarray(sprite.movedim(0, 2).numpy()).save(picture, "PNG", compress_level=1)
     replace_file(inside / "sprite.png", picture.getvalue())
 
-    height, width = points[0].thumbnail.shape[1:]
     config = _CONFIG.format(*features.shape, width, height)
     replace_file(folder / "projector_config.pbtxt", config.encode())

@@ -55,15 +55,14 @@ def thumbnail(image: Tensor) -> Tensor:
     return colour.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
 
 
-def captioned(
-    tiles: Sequence[Tensor], captions: Sequence[Sequence[Line]], columns: int = 8
-) -> Tensor:
+def captioned(tiles: Sequence[Tensor], captions: Sequence[Sequence[Line]], columns: int) -> Tensor:
     """Lay pictures out in rows, each with its lines below.
 
     Args:
         tiles: at least one, each (3, h, w) uint8, all of one size.
         captions: the lines of each tile, as many for all.
-        columns: tiles in a row.
+        columns: tiles in a row. TensorBoard shrinks a picture to some 350 pixels of width until
+            one asks for its actual size: more than four thumbnails have no legible lines there.
 
     Returns:
         (3, height, width) uint8, on white.

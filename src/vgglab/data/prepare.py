@@ -15,7 +15,7 @@ from scipy.io import loadmat  # type: ignore[import-untyped]
 from vgglab.data.archives import check_member, extract, open_tar, read_member
 from vgglab.errors import InputError
 from vgglab.files import digest
-from vgglab.progress import progress
+from vgglab.progress import Advance, progress
 
 TRAIN_TAR = "ILSVRC2012_img_train.tar"
 VAL_TAR = "ILSVRC2012_img_val.tar"
@@ -28,8 +28,6 @@ _MAX_CLASS_IMAGES = 10_000  # at most 1,300
 _MAX_VAL_BYTES = 16 << 30  # 6.7 GB
 _MAX_DEVKIT_BYTES = 1 << 28
 _MAX_DEVKIT_FILES = 1_000
-
-Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -75,9 +73,7 @@ def prepare_imagenet(archives: Path, root: Path, *, counts: Counts = ILSVRC2012)
     _build(root / "train", counts.train, lambda part, on: _unpack_train(train_tar, part, wnids, on))
 
 
-def _build(
-    folder: Path, images: int, unpack: Callable[[Path, Callable[[int], None]], None]
-) -> None:
+def _build(folder: Path, images: int, unpack: Callable[[Path, Advance], None]) -> None:
     if not folder.exists():
         part = folder.with_name(f"{folder.name}.part")
         made = [path for path in (part, *part.parents) if not path.exists()]

@@ -1,11 +1,13 @@
 """Weights from torchvision, from files and from this project's checkpoints, never from code."""
 
+import hashlib
 import warnings
 import zipfile
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import torch
 from safetensors import SafetensorError
@@ -13,11 +15,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vgglab.errors import InputError
-from vgglab.files import is_damaged
+from vgglab.files import is_damaged, replacing
 from vgglab.networks.pickles import RefusedError, check_zip, load_plain
+from vgglab.progress import progress
 
 PUBLIC = "IMAGENET1K_V1"
 PREFIX = "network."  # of the network's keys in this project's checkpoints
+_TIMEOUT = 30.0  # seconds without a byte
+_BLOCK = 1 << 18
 WRAPPERS = {"_orig_mod", "module"}  # torch.compile's and DistributedDataParallel's parts of a key
 
 
@@ -215,12 +220,26 @@ def _public_file(network: nn.Module) -> Path:
     digest = path.stem.rpartition("-")[2]  # torchvision's names end in the start of the SHA-256
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=digest)
-    except (OSError, HTTPException, RuntimeError) as error:
+        _download(url, path, digest)
+    except (OSError, HTTPException) as error:
         raise WeightsError(
             f"cannot download {url} ({error}); fetch it by hand and put it at {path}"
         ) from error
     return path
+
+
+def _download(url: str, path: Path, digest: str) -> None:
+    """torch.hub's own shows a bar in a log file too, and once for every process."""
+    state = hashlib.sha256()
+    with urlopen(url, timeout=_TIMEOUT) as response, replacing(path) as part:
+        total = int(response.headers["Content-Length"] or 0) or None
+        with part.open("wb") as file, progress(path.name, total, unit="bytes") as advance:
+            while block := response.read(_BLOCK):
+                file.write(block)
+                state.update(block)
+                advance(len(block))
+        if not state.hexdigest().startswith(digest):
+            raise OSError(f"its SHA-256 does not begin with {digest}")
 
 
 def _last_layer_of_other_classes(

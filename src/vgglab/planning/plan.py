@@ -10,6 +10,7 @@ from vgglab.data.sampling import per_device_batch_size
 from vgglab.planning.hardware import Hardware
 from vgglab.planning.planner import Planner
 from vgglab.planning.prediction import Prediction
+from vgglab.progress import progress
 
 _MOST = 4096  # devices up to which is looked for where the network binds
 _SHORT = 2e-3  # seconds
@@ -38,13 +39,18 @@ def make_plan(job: PlanConfig) -> Plan:
     Raises:
         InputError: the configuration names what is not known, or does not fit together.
     """
-    planner = Planner(job)
+    with progress("plan", None, unit="batch sizes") as advance:
+        return _made(Planner(job, advance))
+
+
+def _made(planner: Planner) -> Plan:
     points, left_out = _points(planner)
     notes = [*left_out, *_notes(planner, points)]
     largest, sent = None, {}
     if len(points) == len(planner.places) == 1:
         where, batch_size = planner.places[0], points[0].situation.batch_size
-        largest = batch_size if job.batch_size == "auto" else planner.largest_batch(*where)
+        auto = planner.job.batch_size == "auto"
+        largest = batch_size if auto else planner.largest_batch(*where)
         sent = planner.sent(*where, batch_size // where[0])
     return Plan(_title(planner, points), points, largest, planner.strategy, sent, notes)
 

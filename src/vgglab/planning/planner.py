@@ -17,6 +17,7 @@ from vgglab.planning.hardware import parse_hardware
 from vgglab.planning.memory import held_by, memory_of, share_dense
 from vgglab.planning.placing import Situation, images_of, places_of, steps_of
 from vgglab.planning.prediction import Prediction, predict, sent_bytes
+from vgglab.progress import Advance
 
 _TRAINED = ("weights", "init_from")  # arguments of a network that name trained weights
 _STRATEGIES = (
@@ -31,12 +32,17 @@ _STRATEGIES = (
 class Planner:
     """Predicts one configuration on any number of devices.
 
+    Args:
+        job: the configuration.
+        advance: told of each batch size that was measured, which takes a moment.
+
     Raises:
         InputError: the configuration names what is not known, or does not fit together.
     """
 
-    def __init__(self, job: PlanConfig) -> None:
+    def __init__(self, job: PlanConfig, advance: Advance = lambda sizes: None) -> None:
         self.job = job
+        self._advance = advance
         self.hardware = parse_hardware(job.hardware)
         self.hardware.matrix_rate(job.trainer.precision)  # refuses what it has not
         section = job.data
@@ -90,6 +96,7 @@ class Planner:
                 place=self.hardware.place,
             )
             self._costs[batch_size] = self._with_callbacks(measured)
+            self._advance(1)
         return self._costs[batch_size]
 
     def _with_callbacks(self, cost: StepCost) -> StepCost:

@@ -50,7 +50,7 @@ def answer(trained: Trained, images: Sequence[ReadImage], top: int, device: torc
     Args:
         trained: on the device, in evaluation mode.
         images: of which at least one can be read.
-        top: classes an image; no more than there are.
+        top: classes an image, or all of them if there are fewer.
         device: the network's.
     """
     pixels = torch.stack([image.seen for image in images if image.seen is not None])
@@ -100,6 +100,7 @@ def accuracy(predictions: Sequence[Prediction]) -> str | None:
         counts[f"top-{top}"] = sum(
             found.true_class in [name for name, _ in found.ranked] for found in judged
         )
-    figures = ", ".join(f"{name} {count / len(judged):.2%}" for name, count in counts.items())
+    shares = {name: 100 * count / len(judged) for name, count in counts.items()}
+    figures = ", ".join(f"{name} {share:.2f} %" for name, share in shares.items())
     images = "image" if len(judged) == 1 else "images"
     return f"{figures} of {len(judged):,} {images} in folders named after classes"

@@ -111,9 +111,10 @@ def _line(
     label = lettering.shortened(printable(label), name_width - _GAP)
     lettering.write(canvas, at, label, INK)
     start, length = left + name_width, width - name_width - _PERCENT_WIDTH
-    box = (start, middle - 6, start + length, middle + 6)
-    canvas.rectangle(box, _EMPTY)
-    canvas.rectangle((*box[:2], start + length * probability, box[3]), colour)
+    for share, shade in ((1.0, _EMPTY), (probability, colour)):
+        end = start + round(share * length)
+        if end > start:  # PIL draws both ends
+            canvas.rectangle((start, middle - 6, end - 1, middle + 6), shade)
     percent = f"{probability:.1%}"
     lettering.write(canvas, (left + width - lettering.width(percent), middle), percent, INK)
 

@@ -52,13 +52,24 @@ def print_table(predictions: Sequence[Prediction]) -> None:
         part = slice(start, start + _AT_A_TIME)
         for name, found in zip(names[part], predictions[part], strict=True):
             rows = list(_rows(found))
-            lines = chop_cells(name, image_width)
+            lines = _folded(name, image_width)
             lines += [""] * (len(rows) - len(lines))
             lines[len(rows) - 1 :] = ["\n".join(lines[len(rows) - 1 :])]
             for line, row in zip(lines, rows, strict=True):
                 table.add_row(line, *row[: 4 if judged else 3])
             table.add_row("")
         console.print(table)
+
+
+def _folded(path: str, width: int) -> list[str]:
+    """In lines that fit, between folders where that fills a line by half."""
+    lines = []
+    while cell_len(path) > width:
+        fits = len(chop_cells(path, width)[0])
+        folder = path.rfind("/", fits // 2, fits) + 1
+        lines.append(path[: folder or fits])
+        path = path[folder or fits :]
+    return [*lines, path]
 
 
 def _rows(found: Prediction) -> Iterator[tuple[RenderableType, ...]]:

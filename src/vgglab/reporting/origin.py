@@ -62,6 +62,8 @@ def reproduction(run: RunRecord, run_dir: Path) -> str:
         if {"--multirun", "-m"} & set(_words(environment.command)):
             alone = _command(run.stored, environment)
             text += note("That was a sweep; this one of its runs:") + code(alone)
+        if "trainer" not in run.stored.config:  # an evaluation
+            return text
         text += note("Trained once more from its folder, and compared bit for bit:")
         text += code(f"uv run scripts/replay.py {shlex.quote(_shown(run_dir))}")
     return text
@@ -101,6 +103,8 @@ def _resume(run: RunRecord, run_dir: Path) -> str:
     environment = run.environment
     if environment is None or run.stored is None or not run.has_checkpoint:
         return ""
+    if not any(word.endswith("train.py") for word in _words(environment.command)):
+        return ""  # of replay.py, which begins anew
     folder = _shown(run_dir)
     # Without the quotes Hydra takes no = in it.
     folder = folder if re.fullmatch(r"[\w./-]+", folder) else f"'{folder}'"

@@ -132,7 +132,8 @@ summary + * { margin-top: 12px; }
   .mistakes { grid-template-columns: repeat(auto-fill, minmax(88px, 1fr)); }
   table.confusion td { min-width: 28px; padding: 0 1px; font-size: 12px; }
   table.plain th, table.plain td { padding-right: 10px; }
-  .bar { width: 64px; }
+  table.plain .name { min-width: 72px; }
+  .bar { width: 40px; }
 }
 @media print {
   @page { margin: 14mm; }

@@ -12,7 +12,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -106,7 +106,7 @@ class WeightsAndBiases(WandbLogger):
                 # Every process has a folder of its own, and the one that is sent last replaces
                 # the others (wandb/wandb issue 3841): each must hold the whole history.
                 for row in self._kept.start_over():
-                    step = int(row.pop("step"))
+                    step = int(row.pop("step", 0))
                     super().log_metrics(row, step)
         return self._experiment
 
@@ -239,20 +239,24 @@ class MLflow(Logger):
         """Log what was not logged before: MLflow would keep both."""
         from mlflow.entities import Metric
 
-        fresh = self._kept.fresh(metrics, step)
         client, now = self.experiment, int(1000 * time.time())
+        fresh = self._kept.fresh(metrics, step)
         logged = [Metric(name, float(value), now, step or 0) for name, value in fresh.items()]
-        client.log_batch(self._kept.run_id, metrics=logged)
+        if logged:
+            client.log_batch(self._kept.run_id, metrics=logged)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         if self._client is None or self._kept.run_id is None:
             return
+        from mlflow.exceptions import MlflowException
+
+        if status != "failed":
+            self._client.set_terminated(self._kept.run_id, "FINISHED")
+            return
         told_to_stop = isinstance(sys.exc_info()[1], SIGTERMException | KeyboardInterrupt)
-        failure = "KILLED" if told_to_stop else "FAILED"
-        self._client.set_terminated(
-            self._kept.run_id, failure if status == "failed" else "FINISHED"
-        )
+        with suppress(MlflowException):  # the run's own error must not be hidden
+            self._client.set_terminated(self._kept.run_id, "KILLED" if told_to_stop else "FAILED")
 
 
 def finish(loggers: Iterable[Logger]) -> None:
@@ -282,10 +286,11 @@ class _Kept:
             # Nobody can take back what an earlier process logged after its last checkpoint, but
             # the run comes to the same numbers again.
             for row in read_history(history) if history.is_file() else ():
-                if row["step"] < resume_step:
+                step = int(row.get("step", 0))
+                if step < resume_step:
                     self._history.append(row)
                 else:
-                    self._logged.setdefault(int(row["step"]), set()).update(row)
+                    self._logged.setdefault(step, set()).update(row)
 
     def start_over(self) -> list[dict[str, float]]:
         """The rows of the history that the run continues; nothing counts as logged."""

@@ -23,9 +23,9 @@ _PORT = 6016  # beside the one where somebody may be looking at TensorBoard
 _RELOAD_SECONDS = 60
 # Width and height in pixels: of a page the upper part, which says what it is.
 _SIZES = {
-    "tensorboard_scalars": (1280, 1060),
-    "tensorboard_images": (1280, 1060),
-    "tensorboard_hparams": (1660, 560),
+    "scalars": (1280, 1060),
+    "images": (1660, 1640),
+    "hparams": (1660, 560),
     "report": (1280, 1560),
     "compare": (1280, 1100),
 }
@@ -35,9 +35,9 @@ _COLOURS = (256, 128, 64)
 _SCALES = (1.0, 0.8, 0.6, 0.4)
 # TensorBoard's page, and what is on it once it has loaded.
 _BOARDS = {
-    "tensorboard_scalars": ("custom_scalars", "vz-line-chart2"),
-    "tensorboard_images": ("images", "tf-image-loader img"),
-    "tensorboard_hparams": ("hparams", "vaadin-grid"),
+    "scalars": ("custom_scalars", "vz-line-chart2"),
+    "images": ("images", "tf-image-loader img"),
+    "hparams": ("hparams", "vaadin-grid"),
 }
 _SETTINGS = 2  # columns of HPARAMS before the metrics; what differs comes first
 _PATIENCE_MS = 60_000
@@ -64,9 +64,10 @@ def take_screenshots(job: ScreenshotsConfig) -> None:
     output = Path(job.output)
     with _browser() as browser:
         output.mkdir(parents=True, exist_ok=True)
-        address = launch(Path(job.logs), free_port(_PORT), _RELOAD_SECONDS)
-        for name in _BOARDS:
-            _keep(output / f"{name}.png", _board(browser, address, name))
+        runs = launch(Path(job.logs), free_port(_PORT), _RELOAD_SECONDS)
+        alone = launch(Path(job.run), free_port(_PORT), _RELOAD_SECONDS)
+        for name, address in (("scalars", runs), ("images", alone), ("hparams", runs)):
+            _keep(output / f"tensorboard_{name}.png", _board(browser, address, name))
         _keep(output / "report.png", _page(browser, page, "report", "light"))
         _keep(output / "report_dark.png", _page(browser, page, "report", "dark"))
         if job.comparison is not None:
@@ -109,6 +110,8 @@ def _board(browser: "Browser", address: str, name: str) -> bytes:
         chosen = tab.locator(".hparam-checkbox[checked]")
         for number in reversed(range(_SETTINGS, chosen.count())):
             chosen.nth(number).click()
+        if chosen.count():
+            chosen.first.scroll_into_view_if_needed()
         return tab.screenshot()
 
 

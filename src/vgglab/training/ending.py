@@ -76,7 +76,10 @@ class Ending:
         try:
             self._write(status, error)
         except BaseException as problem:  # noqa: BLE001 - the run's own end must not be hidden
-            log.warning("no page of this run's end: %s", _line(problem))
+            # A full disk has ended the run, which says so in one line.
+            known = error is not None and isinstance(problem, OSError)
+            level = logging.DEBUG if known else logging.WARNING
+            log.log(level, "no page of this run's end: %s", _line(problem))
 
     def _write(self, status: End, error: str | None = None) -> None:
         if not self._writing.acquire(timeout=_PATIENCE_SECONDS):

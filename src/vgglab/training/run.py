@@ -149,7 +149,8 @@ def _own_folder(job: TrainConfig, trainer: Trainer, start: Start | None) -> Iter
             # Out of the way of the good one that would be kept beside its successor.
             os.replace(damaged, damaged.with_name(f"{damaged.name}.damaged"))
             remove(damaged)
-        (run_dir / "metrics.json").unlink(missing_ok=True)  # it stands for a run that has ended
+        for name in ("metrics", "confusion", "mistakes"):  # of an earlier attempt's test
+            (run_dir / f"{name}.json").unlink(missing_ok=True)
         open_run_folder(run_dir, job.composition)
         yield held.enter_context(Ending(run_dir, trainer.world_size, start is not None))
 
