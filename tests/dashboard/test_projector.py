@@ -17,7 +17,7 @@ from torchvision.models import resnet18
 
 from tests.conftest import Compose
 from tests.training.test_run import job, weights
-from vgglab.dashboard.projector import Point, Projector, first_of_each_class, penultimate
+from vgglab.dashboard.projector import Point, Projector, first_of_each_class, inputs_of_dense_layers
 from vgglab.data.sampling import ShardedBatches
 from vgglab.networks import build_vgg
 from vgglab.reporting.tensorboard import TensorBoard
@@ -55,14 +55,10 @@ def test_features_are_what_the_last_layer_turns_into_logits(kind: str, compiled:
     if compiled:
         network.compile(backend="eager")
         network(images)
-    features = penultimate(network, images)
-    assert features is not None
+    with inputs_of_dense_layers() as inputs:
+        network(images)
     last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
-    torch.testing.assert_close(last(features), logits)
-
-
-def test_a_network_without_dense_layers_has_no_features() -> None:
-    assert penultimate(nn.Conv2d(3, 2, 3), torch.randn(1, 3, 8, 8)) is None
+    torch.testing.assert_close(last(inputs[-1].flatten(1)), logits)
 
 
 def config(run_dir: Path) -> ProjectorConfig:

@@ -4,7 +4,7 @@ import io
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -69,12 +69,25 @@ class Projector(Callback):
         self.count = count
         self._chosen: set[int] = set()
         self._points: list[Point] = []
+        self._listening = ExitStack()
+        self._inputs: list[Tensor] = []
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._points, self._chosen = [], set()
         if boards(trainer):
             labels = trainer.datamodule.sets["test"].labels  # type: ignore[attr-defined]
             self._chosen = set(first_of_each_class(labels, self.count).tolist())
+
+    def on_test_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not self._chosen.isdisjoint(_places(trainer, batch_idx)):
+            self._inputs = self._listening.enter_context(inputs_of_dense_layers())
 
     def on_test_batch_end(
         self,
@@ -85,31 +98,32 @@ class Projector(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if not self._chosen:
-            return
-        indices = trainer.test_dataloaders.sampler.images_of(batch_idx)  # type: ignore[union-attr]
-        rows = [row for row, index in enumerate(indices) if index in self._chosen]
+        self._listening.close()
+        places = _places(trainer, batch_idx)
+        rows = [row for row, place in enumerate(places) if place in self._chosen]
         if not rows:
             return
-        images = batch[0][rows]
-        features = penultimate(pl_module, images)
-        if features is None:
-            if trainer.is_global_zero:
-                log.warning("no projector: the network has no dense layer")
+        if not self._inputs:
+            log.warning("no projector: the network has no dense layer")
             self._chosen = set()
             return
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        thumbnails = _thumbnails(data.preprocessing.denormalize(images))
+        thumbnails = _thumbnails(data.preprocessing.denormalize(batch[0][rows]))
         confidence = outputs["logits"][rows].float().softmax(1).max(1)
         self._points += map(
             Point,
-            [indices[row] for row in rows],
+            [places[row] for row in rows],
             outputs["labels"][rows].tolist(),
             confidence.indices.tolist(),
             confidence.values.tolist(),
-            features.float().cpu(),
+            self._inputs[-1].flatten(1)[rows].float().cpu(),
             thumbnails.cpu(),
         )
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._listening.close()
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         points, self._points = self._points, []
@@ -141,26 +155,19 @@ def first_of_each_class(labels: Tensor, count: int) -> Tensor:
     return (turn * len(sizes) + labels).argsort()[:count].sort().values
 
 
-@torch.no_grad()
-def penultimate(module: nn.Module, images: Tensor) -> Tensor | None:
-    """What the last dense layer that runs is given; None where none runs.
-
-    Of any network, compiled or not: torch.compile would leave out the hook.
-
-    Args:
-        module: (N, C, H, W) to logits, in evaluation mode.
-        images: (N, C, H, W).
-
-    Returns:
-        (N, D).
-    """
-    with torch.compiler.set_stance("force_eager"), _inputs_of_dense_layers() as inputs:
-        module(images)
-    return inputs[-1].flatten(1) if inputs else None
+def _places(trainer: Trainer, batch_idx: int) -> list[int]:
+    """The test set's images in a batch of this process."""
+    places: list[int] = trainer.test_dataloaders.sampler.images_of(batch_idx)  # type: ignore[union-attr]
+    return places
 
 
 @contextmanager
-def _inputs_of_dense_layers() -> Iterator[list[Tensor]]:
+def inputs_of_dense_layers() -> Iterator[list[Tensor]]:
+    """Yields a list: its last tensor is what the last dense layer that has run was given.
+
+    Of any network. Compiled ones run as they are written meanwhile: torch.compile would leave out
+    the hook.
+    """
     inputs: list[Tensor] = []
 
     def hook(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
@@ -170,7 +177,8 @@ def _inputs_of_dense_layers() -> Iterator[list[Tensor]]:
     # One for all modules: which network runs, a strategy may decide (Sharded's whole copy).
     handle = register_module_forward_pre_hook(hook)
     try:
-        yield inputs
+        with torch.compiler.set_stance("force_eager"):
+            yield inputs
     finally:
         handle.remove()
 

@@ -24,7 +24,7 @@ _RELOAD_SECONDS = 60
 # Width and height in pixels: of a page the upper part, which says what it is.
 _SIZES = {
     "scalars": (1280, 1060),
-    "images": (1660, 1640),
+    "images": (1660, 1300),
     "hparams": (1660, 560),
     "report": (1280, 1560),
     "compare": (1280, 1100),
@@ -39,6 +39,8 @@ _BOARDS = {
     "images": ("images", "tf-image-loader img"),
     "hparams": ("hparams", "vaadin-grid"),
 }
+# TensorBoard opens the first two groups of images: the augmented ones make room for the test's.
+_CLICKED = ("images", "test")
 _SETTINGS = 2  # columns of HPARAMS before the metrics; what differs comes first
 _PATIENCE_MS = 60_000
 _SETTLE_MS = 4_000  # charts that are there are still being drawn
@@ -106,6 +108,10 @@ def _board(browser: "Browser", address: str, name: str) -> bytes:
     with _tab(browser, name, "light") as tab:
         tab.goto(f"{address}#{place}")
         tab.locator(content).first.wait_for()
+        for group in _CLICKED:
+            heading = tab.locator("tf-category-paginated-view .heading", has_text=group)
+            if heading.count():
+                heading.first.click()
         tab.wait_for_timeout(_SETTLE_MS)
         chosen = tab.locator(".hparam-checkbox[checked]")
         for number in reversed(range(_SETTINGS, chosen.count())):
