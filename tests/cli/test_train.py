@@ -23,7 +23,7 @@ def test_a_run_ends_with_its_result_and_where_to_look(script: Script, tmp_path: 
     result = json.loads((run / "metrics.json").read_text())
     assert f"{result['test/top1']:.2%}".replace("%", " %") in done.stdout
     assert str(run.relative_to(tmp_path)) in done.stdout
-    assert f"tensorboard --logdir {run.relative_to(tmp_path)}" in done.stdout
+    assert f"scripts/dashboard.py {run.relative_to(tmp_path)}" in done.stdout
     assert done.stderr == ""
 
 

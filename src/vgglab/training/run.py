@@ -229,7 +229,7 @@ def _conclude(
             "training time": f"{seconds:.0f} s",
             "run folder": _shown(run_dir),
             "page": _shown(run_dir / "report.html"),
-            "TensorBoard": f"tensorboard --logdir {_shown(run_dir)}",
+            "TensorBoard": f"scripts/dashboard.py {_shown(run_dir)}",
         },
     )
 
