@@ -9,7 +9,7 @@ from vgglab.config.door import readable_errors
 @hydra.main(version_base="1.3", config_path="../conf", config_name="plan")
 def main(config: DictConfig) -> None:
     with readable_errors():
-        from vgglab.config.jobs import PlanConfig
+        from vgglab.config.launch_jobs import PlanConfig
         from vgglab.config.schema import parse
 
         job = parse(config, PlanConfig)

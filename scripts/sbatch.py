@@ -16,7 +16,7 @@ from vgglab.config.door import readable_errors
 def main(config: DictConfig) -> None:
     with readable_errors():
         from vgglab.cluster.sbatch import sbatch_script
-        from vgglab.config.jobs import SbatchConfig
+        from vgglab.config.launch_jobs import SbatchConfig
         from vgglab.config.schema import parse
 
         job = parse(config, SbatchConfig)

@@ -13,7 +13,7 @@ def main(config: DictConfig) -> None:
         from vgglab.config.schema import parse
 
         job = parse(config, ScreenshotsConfig)
-        from vgglab.screenshots.screenshots import take_screenshots
+        from vgglab.dashboard.screenshots import take_screenshots
 
         take_screenshots(job)
 

@@ -9,7 +9,7 @@ from vgglab.config.door import readable_errors
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(config: DictConfig) -> None:
-    with as_task(), readable_errors():
+    with as_task(), readable_errors(outlives_output=True):
         from vgglab.config.schema import TrainConfig, parse
 
         job = parse(config, TrainConfig)
@@ -19,5 +19,5 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    with readable_errors():
+    with readable_errors(outlives_output=True):
         main()

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from vgglab import progress as module
-from vgglab.progress import Work, duration, each, progress
+from vgglab.progress import Work, each, progress
 
 
 class Clock:
@@ -111,14 +111,6 @@ def test_work_without_a_known_end(clock: Clock) -> None:
     clock.now += 2
     work.advance(2500)
     assert work.figures() == "2,500 files, 1,250/s"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [(0.2, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")],
-)
-def test_durations(seconds: float, shown: str) -> None:
-    assert duration(seconds) == shown
 
 
 def test_short_work_says_nothing_and_leaves_no_thread(capsys: pytest.CaptureFixture[str]) -> None:

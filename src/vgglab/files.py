@@ -11,9 +11,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from vgglab.errors import InputError
+
+Kind = TypeVar("Kind")
 
 _BLOCK = 1 << 20
 _TEMPORARY = ".tmp"
@@ -71,6 +75,26 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"cannot read {path}: it holds no names and values")
     return content
+
+
+def read_as(path: Path, kind: type[Kind]) -> Kind | None:
+    """A JSON file that a run writes, checked; None where there is none. A bool is no number.
+
+    Raises:
+        InputError: it cannot be read, or is something else.
+    """
+    if not path.exists():
+        return None
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)
+    except (OSError, ValidationError) as error:
+        raise InputError(f"{path} is not what a run writes") from error
+
+
+def shown(path: Path) -> str:
+    """As one would type it: relative to the working folder where it lies below that."""
+    whole = path.resolve()
+    return os.path.relpath(whole) if whole.is_relative_to(Path.cwd()) else str(whole)
 
 
 def earlier(path: Path, age: int) -> Path:

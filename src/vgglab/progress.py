@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from vgglab.ranks import process_rank
+from vgglab.text import duration, shortened
 
 Advance = Callable[[int], None]
 Item = TypeVar("Item")
@@ -70,7 +71,7 @@ class Work:
         if rate := self._rate():
             parts.append(self._speed(rate / self._scale))
             if self.total:
-                parts.append(f"{duration(max(self.total - self.done, 0) / rate)} left")
+                parts.append(f"{duration(round(max(self.total - self.done, 0) / rate))} left")
         return ", ".join([*parts, self.note] if self.note else parts)
 
     def _rate(self) -> float:
@@ -132,16 +133,6 @@ def shown(work: Work) -> Iterator[None]:
         thread.join()
 
 
-def duration(seconds: float) -> str:
-    """As a person says it: `8 s`, `3 min 20 s`, `2 h 5 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
-
-
 def _say(work: Work, ended: threading.Event, console: Console) -> None:
     wait = _LINE_AFTER
     while not ended.wait(wait):
@@ -154,8 +145,9 @@ def _draw(work: Work, ended: threading.Event, console: Console) -> None:
         return
     with _display(console) as display:
         room = max(console.width - _FIGURES, 10)
-        what = work.what if len(work.what) <= room else f"{work.what[: room - 1]}…"
-        row = display.add_task(what, total=work.total, figures="", visible=False)
+        row = display.add_task(
+            shortened(work.what, room), total=work.total, figures="", visible=False
+        )
         while True:
             figures = work.figures(share=False)
             display.update(row, completed=work.done, figures=figures, visible=True, refresh=True)

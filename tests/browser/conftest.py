@@ -1,30 +1,28 @@
 """Pages as a person sees them: headless Chromium, driven by Playwright."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from tests.conftest import ROOT
-
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
+from vgglab.dashboard.screenshots import chromium
+from vgglab.errors import InputError
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here: on Debian, apt-get install chromium")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with ExitStack() as stack:
+        try:
+            started = stack.enter_context(chromium())
+        except InputError as error:
+            pytest.skip(str(error))
         yield started
-        started.close()
 
 
 @pytest.fixture

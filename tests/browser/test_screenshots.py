@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vgglab.config.jobs import ScreenshotsConfig
-from vgglab.screenshots.screenshots import take_screenshots
+from vgglab.dashboard.screenshots import take_screenshots
 
 pytestmark = pytest.mark.browser
 

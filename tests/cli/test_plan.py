@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import TINY, Compose, Script
-from vgglab.config.jobs import PlanConfig
+from vgglab.config.launch_jobs import PlanConfig
 from vgglab.config.schema import parse
 from vgglab.planning.charts import scaling_figure, show_plan
 from vgglab.planning.plan import make_plan

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import TINY, Compose, Script
 from vgglab.cluster.preemption import REQUEUE
 from vgglab.cluster.sbatch import sbatch_script
-from vgglab.config.jobs import SbatchConfig
+from vgglab.config.launch_jobs import SbatchConfig
 from vgglab.config.schema import parse
 from vgglab.errors import InputError
 

@@ -198,12 +198,12 @@ def test_sharded_processes_draw_what_one_process_draws(runs: Path) -> None:
             if isinstance(points[0][1], bytes)
         }
         content = json.loads((runs / name / "mistakes.json").read_text())
-        places = [mistake["index"] for mistake in content["mistakes"]]
-        drawn.append((images, places))
+        indices = [mistake["index"] for mistake in content["mistakes"]]
+        drawn.append((images, indices))
     assert drawn[0] == drawn[1]
-    images, places = drawn[0]
+    images, indices = drawn[0]
     assert {"network/filters", "network/grad_cam", "network/receptive_field"} <= images.keys()
-    assert len(set(places)) == len(places) > 1  # of nine images none counts twice
+    assert len(set(indices)) == len(indices) > 1  # of nine images none counts twice
 
 
 def test_sharded_processes_skip_a_bad_step_together(runs: Path) -> None:

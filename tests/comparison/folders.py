@@ -69,7 +69,9 @@ def run_folder(
         counted = {"seconds": 0.0, "devices": 1, "device_seconds": 0.0, "attempts": 1}
         (folder / "status.json").write_text(json.dumps({**known, **counted, **status}))
     if parameters is not None:
-        (folder / "network.json").write_text(json.dumps({"parameters": parameters}))
+        counted = {"parameters": parameters, "trainable": parameters, "mult_adds": 0}
+        network = {"input_size": [1, 8, 8], **counted, "layers": []}
+        (folder / "network.json").write_text(json.dumps(network))
     return folder
 
 

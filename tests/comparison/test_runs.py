@@ -1,6 +1,7 @@
 """A run as its folder tells it."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,7 @@ def test_everything_that_a_finished_run_says(tmp_path: Path) -> None:
     problems: list[str] = []
     (run,) = read_all(tmp_path, problems)
     assert (run.name, run.seed, run.state, run.error) == ("mine", 3, "finished", None)
-    assert run.figures == {
+    assert run.numbers == {
         "test/top1": 0.75,
         "test/loss": 0.5,
         "best_val/top1": 0.75,
@@ -67,7 +68,7 @@ def test_how_it_ended(tmp_path: Path, written: str | None, has_result: bool, sta
     )
     (run,) = read_all(tmp_path)
     assert run.state == state
-    assert ("seconds" in run.figures) == (written in ("failed", "stopped"))
+    assert ("seconds" in run.numbers) == (written in ("failed", "stopped"))
     assert run.error == ("why" if written in ("failed", "stopped") else None)
 
 
@@ -108,7 +109,7 @@ def test_an_evaluation_has_the_settings_of_the_run_it_tested(
     for name in ("evaluate/whole", "evaluate/relative"):
         run = runs[name]
         assert run.trained == runs["train/mine"].trained
-        assert (run.seed, run.state, run.figures["parameters"]) == (5, "finished", 77)
+        assert (run.seed, run.state, run.numbers["parameters"]) == (5, "finished", 77)
         assert run.tested is not None
         assert run.tested.values["checkpoint"] == "best.ckpt"
     for name in ("evaluate/gone", "evaluate/several"):
@@ -128,7 +129,7 @@ DAMAGE = {
         b"{",
         b"[]",
         b'{"test/top1": "good"}',
-        b'{"a": 1' + b"0" * 400 + b"}",
+        b'{"test/top1": true}',
         b"\xff",
     ],
     "metrics.csv": [
@@ -168,7 +169,14 @@ def test_a_damaged_file_is_named_and_the_rest_is_there(
         "status.json": "seconds",
         "network.json": "parameters",
     }
-    assert {n for n, figure in kept.items() if figure not in run.figures} == {name}
+    assert {n for n, figure in kept.items() if figure not in run.numbers} == {name}
+
+
+def test_a_number_that_is_too_large_is_infinite(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "mine")
+    (folder / "metrics.json").write_text('{"a": 1' + "0" * 400 + "}")
+    (run,) = read_all(tmp_path)
+    assert run.numbers == {"a": math.inf}
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,5 @@
 """What differs, in the words of the command line."""
 
-from typing import Any
-
-import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
-from hypothesis import settings as trials
-from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from vgglab.comparison.settings import (
@@ -14,49 +7,8 @@ from vgglab.comparison.settings import (
     differing,
     settings_of,
     short_names,
-    told_by_choices,
-    typed,
+    implied_by_choices,
 )
-
-plain = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False)
-    | st.text(st.characters(exclude_categories=["C"])),
-    lambda inner: st.lists(inner, max_size=3),
-    max_leaves=6,
-)
-
-
-@trials(deadline=None, max_examples=60)
-@given(plain)
-def test_hydra_reads_what_is_written_as_the_same_value(value: Any) -> None:
-    override = OverridesParser.create().parse_override(f"name={typed(value)}")
-    assert override.value() == value or str(override.value()) == str(value)
-    read = override.value()
-    assert type(read) is type(value) or isinstance(value, str)
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.001, "0.001"),
-        (True, "true"),
-        (None, "null"),
-        ([0.9, 0.999], "[0.9,0.999]"),
-        ("cosine", "cosine"),
-        ("logs/a.ckpt", "logs/a.ckpt"),
-        ("1e-3", "'1e-3'"),
-        ("True", "'True'"),
-        ("a b, c=d", "'a b, c=d'"),
-        ("", "''"),
-        ({"conv1_2": 1.0}, "{conv1_2:1.0}"),
-        ("${optimizer.lr}", "${optimizer.lr}"),
-    ],
-)
-def test_values_as_one_would_type_them(value: Any, text: str) -> None:
-    assert typed(value) == text
 
 
 def settings(content: str, overrides: tuple[str, ...] = (), **choices: str) -> Settings:
@@ -107,15 +59,15 @@ ADAM = "{optimizer: {_target_: AdamW, lr: 0.001, betas: [0.9, 0.999]}, loss: {la
 
 def test_a_choice_of_files_stands_for_what_is_in_them() -> None:
     runs = [settings(SGD, optimizer="sgd"), settings(ADAM, optimizer="adamw")]
-    told = told_by_choices(runs, differing(runs))
+    implied = implied_by_choices(runs, differing(runs))
     inside = ["optimizer._target_", "optimizer.lr", "optimizer.momentum", "optimizer.betas"]
-    assert told == {"optimizer": inside}  # label_smoothing is of another group
+    assert implied == {"optimizer": inside}  # label_smoothing is of another group
 
 
 def test_an_experiment_stands_for_settings_of_every_group() -> None:
     adam = settings(ADAM, experiment="b", optimizer="adamw")
     runs = [settings(SGD, experiment="a", optimizer="sgd"), adam]
-    assert told_by_choices(runs, differing(runs)) == {"experiment": differing(runs)}
+    assert implied_by_choices(runs, differing(runs)) == {"experiment": differing(runs)}
 
 
 def test_what_a_command_line_named_is_always_shown() -> None:
@@ -123,12 +75,12 @@ def test_what_a_command_line_named_is_always_shown() -> None:
         settings(SGD, ("optimizer.lr=0.1",), optimizer="sgd"),
         settings(ADAM, optimizer="adamw"),
     ]
-    assert "optimizer.lr" not in told_by_choices(runs, differing(runs))["optimizer"]
+    assert "optimizer.lr" not in implied_by_choices(runs, differing(runs))["optimizer"]
 
 
 def test_a_choice_that_a_run_does_not_say_stands_for_nothing() -> None:
     runs = [settings(SGD, optimizer="sgd"), settings(ADAM)]
-    assert told_by_choices(runs, differing(runs)) == {}
+    assert implied_by_choices(runs, differing(runs)) == {}
 
 
 def test_a_file_that_has_changed_since_stands_for_nothing() -> None:
@@ -138,7 +90,7 @@ def test_a_file_that_has_changed_since_stands_for_nothing() -> None:
         settings(changed, optimizer="sgd"),
         settings(ADAM, optimizer="adamw"),
     ]
-    assert "optimizer.momentum" not in told_by_choices(runs, differing(runs))["optimizer"]
+    assert "optimizer.momentum" not in implied_by_choices(runs, differing(runs))["optimizer"]
 
 
 def test_short_names_stay_different() -> None:

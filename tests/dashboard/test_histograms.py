@@ -15,15 +15,12 @@ from torch.distributed.fsdp import fully_shard
 
 from tests.conftest import Compose
 from tests.dashboard.shown import tensors
-from tests.training.runs import assert_same_end
-from tests.training.test_run import job, train_and_kill
+from tests.training.runs import job
 from vgglab.dashboard.histograms import Histogram, Histograms, count, layer_weights
 from vgglab.networks import build_vgg
 from vgglab.reporting.tensorboard import TensorBoard
 from vgglab.training import assembly
 from vgglab.training.run import train
-
-ALL = "callbacks=[essential,histograms,pr_curves,projector]"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -135,30 +132,6 @@ def test_a_run_shows_what_each_step_is_made_of(
             ends = (rows[0, 0], rows[-1, 1])
             assert ends == pytest.approx((values.min().item(), values.max().item()))
             assert (rows[1:, 0] == rows[:-1, 1]).all()
-
-
-def test_a_killed_run_repeats_nothing_and_training_does_not_notice(
-    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dashboard = (ALL, "callbacks.pr_curves.val_every_n_epochs=1")
-    common = (
-        "model.dropout=0.5",
-        "trainer.max_epochs=3",
-        "callbacks.last_checkpoint.every_n_epochs=null",
-        "callbacks.last_checkpoint.every_n_train_steps=2",
-    )
-    without, killed = tmp_path / "without", tmp_path / "killed"
-    train(job(composed, *common, run_dir=without))
-    train_and_kill(job(composed, *dashboard, *common, run_dir=killed), 9, monkeypatch)
-    train(job(composed, *dashboard, *common, "resume=auto", run_dir=killed))
-    assert_same_end(without, killed)
-    steps = {"weights": [*range(0, 18, 2)], "pr_val": [5, 11, 17], "pr_test": [18]}
-    steps["gradients"] = steps["weights"]
-    for page, expected in steps.items():
-        drawn = tensors(killed, f"{page}/")
-        assert drawn
-        for tag, values in drawn.items():
-            assert [step for step, _ in values] == expected, tag
 
 
 @pytest.fixture

@@ -15,14 +15,14 @@ from PIL import Image
 from tests.conftest import TINY, Compose
 from tests.training.runs import curves
 from vgglab.config.schema import TrainConfig, parse
-from vgglab.dashboard.mistakes import Mistake, Worst
-from vgglab.dashboard.tiles import thumbnail
+from vgglab.dashboard.mistakes import Candidate, Worst
 from vgglab.data.sampling import ShardedBatches
 from vgglab.evaluation.trained import load_trained
+from vgglab.reporting.pixels import thumbnail
 from vgglab.training.assembly import build_data
 from vgglab.training.run import train
 
-ALONE: Any = SimpleNamespace(world_size=1)
+ALONE: Any = SimpleNamespace(strategy=SimpleNamespace(all_gather=lambda part: part))
 
 
 def expected(logits: torch.Tensor, labels: torch.Tensor, count: int) -> list[tuple[float, int]]:
@@ -38,7 +38,7 @@ def expected(logits: torch.Tensor, labels: torch.Tensor, count: int) -> list[tup
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("count", [4, 32])
 def test_the_worst_of_all_processes_are_the_worst_of_all_images(
-    world_size: int, count: int, monkeypatch: pytest.MonkeyPatch
+    world_size: int, count: int
 ) -> None:
     generator = torch.Generator().manual_seed(count)
     logits = torch.randn(23, 5, generator=generator).repeat(2, 1)  # each confidence twice
@@ -48,21 +48,20 @@ def test_the_worst_of_all_processes_are_the_worst_of_all_images(
         worst = Worst(count, torch.device("cpu"))
         batches = ShardedBatches(46, 6, rank=rank, world_size=world_size)
         for batch in range(len(batches)):
-            places = batches.images_of(batch)
-            worst.add(logits[places], labels[places], places)
+            indices = batches.images_of(batch)
+            worst.add(logits[indices], labels[indices], indices)
         parts.append(worst)
 
-    def all_gather(into: list[torch.Tensor], own: torch.Tensor) -> None:
+    def all_gather(own: torch.Tensor) -> torch.Tensor:
         kind = "_numbers" if own is parts[0]._numbers else "_probabilities"
-        into[:] = [getattr(part, kind) for part in parts]
+        return torch.stack([getattr(part, kind) for part in parts])
 
-    monkeypatch.setattr("torch.distributed.all_gather", all_gather)
-    trainer: Any = SimpleNamespace(world_size=world_size)
+    trainer: Any = SimpleNamespace(strategy=SimpleNamespace(all_gather=all_gather))
     found = parts[0].of_all(trainer)
-    assert [(round(m.probability, 5), m.place) for m in found] == expected(logits, labels, count)
+    assert [(round(m.probability, 5), m.index) for m in found] == expected(logits, labels, count)
     for mistake in found:
-        shares = logits[mistake.place].softmax(0)
-        assert mistake.true == labels[mistake.place] != mistake.predicted == shares.argmax()
+        shares = logits[mistake.index].softmax(0)
+        assert mistake.true == labels[mistake.index] != mistake.predicted == shares.argmax()
         assert mistake.true_probability == pytest.approx(float(shares[mistake.true]))
 
 
@@ -71,7 +70,7 @@ def test_right_answers_and_numbers_that_are_not_finite_are_no_mistakes() -> None
     logits = torch.tensor([[9.0, 0.0], [float("nan"), 0.0], [0.0, 1.0]])
     worst.add(logits, torch.tensor([0, 1, 0]), [0, 1, 2])
     (mistake,) = worst.of_all(ALONE)
-    assert mistake == Mistake(*logits[2].softmax(0).flip(0).tolist(), 0, 1, 2)
+    assert mistake == Candidate(*logits[2].softmax(0).flip(0).tolist(), 0, 1, 2)
 
 
 def test_a_run_writes_its_test_sets_mistakes(composed: Compose, tmp_path: Path) -> None:

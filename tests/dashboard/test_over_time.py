@@ -10,74 +10,14 @@ import torch
 from torch import nn
 
 from tests.conftest import TINY, Compose
-from tests.training.runs import assert_same_end, curves
-from tests.training.test_run import train_and_kill
+from tests.dashboard.shown import data
+from tests.training.runs import curves, job
 from vgglab.config.schema import TrainConfig, parse
+from vgglab.dashboard.drawing import examples, is_due
 from vgglab.dashboard.over_time import GradCamOverTime
-from vgglab.dashboard.subjects import examples, is_due
-from vgglab.data.images import TensorImages
-from vgglab.data.transforms import Preprocessing
 from vgglab.errors import InputError
 from vgglab.networks import build_vgg
 from vgglab.training.run import train
-
-# What a picture could disturb: batch norm's statistics, dropout's masks, an average of the weights.
-DELICATE = ("model=vgg11_bn", "model.dropout=0.5", "data.pad=2", "callbacks.ema.decay=0.9")
-PICTURES = (
-    "callbacks=[essential,pictures,ema]",
-    "callbacks.first_filters.every_n_epochs=2",
-    "callbacks.grad_cam.every_n_epochs=2",
-    "callbacks.worst_mistakes.every_n_epochs=1",
-)
-
-
-def job(composed: Compose, *overrides: str, run_dir: Path) -> TrainConfig:
-    return parse(composed("train", *TINY, *overrides, run_dir=run_dir), TrainConfig)
-
-
-def data(channels: int = 3, size: int = 32, labels: str = "0123") -> Any:
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randint(
-        256, (len(labels), channels, size, size), generator=generator, dtype=torch.uint8
-    )
-    classes = [f"class {i}" for i in range(10)]
-    half = (0.5,) * channels
-    return SimpleNamespace(
-        sets={"val": TensorImages(images, torch.tensor([int(i) for i in labels]), classes)},
-        classes=classes,
-        preprocessing=Preprocessing(half, half, (size, size)),
-    )
-
-
-def test_pictures_change_no_bit_of_a_run_and_survive_a_kill(
-    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without, undisturbed, killed = (
-        tmp_path / name for name in ("without", "undisturbed", "killed")
-    )
-    common = (*DELICATE, "trainer.max_epochs=3")
-    train(job(composed, *common, "callbacks=[essential,ema]", run_dir=without))
-    train(job(composed, *common, *PICTURES, run_dir=undisturbed))
-    assert_same_end(without, undisturbed)
-    train_and_kill(job(composed, *common, *PICTURES, run_dir=killed), 15, monkeypatch)
-    train(job(composed, *common, *PICTURES, "resume=auto", run_dir=killed))
-    assert_same_end(undisturbed, killed)
-
-    assert curves(undisturbed) == curves(killed)
-    images = {
-        tag: points for tag, points in curves(killed).items() if isinstance(points[0][1], bytes)
-    }
-    assert {tag: [step for step, _ in points] for tag, points in images.items()} == {
-        "images/augmented": [0],
-        "network/receptive_field": [0],
-        "network/filters": [0, 11, 17],  # the beginning, two epochs of six steps, the end
-        "network/grad_cam": [0, 11, 17],
-        "val/mistakes": [5, 11, 17],
-        "test/mistakes": [18],
-        "test/confusion": [18],
-    }
-    for tag in ("network/filters", "network/grad_cam"):
-        assert len({picture for _, picture in images[tag]}) == 3
 
 
 def test_a_run_without_a_test_and_tensorboard_draws_nothing(
@@ -89,20 +29,18 @@ def test_a_run_without_a_test_and_tensorboard_draws_nothing(
     assert not names & {"tensorboard", "mistakes.json", "confusion.json"}
 
 
+def other(target: str) -> tuple[str, ...]:
+    """A run with a network that is no VGG, and all pictures."""
+    kept = (setting for setting in TINY if not setting.startswith(("model", "experiment")))
+    model = ("experiment=none", "~model", f"+model._target_={target}", "+model.num_classes=4")
+    return (*model, *kept, "callbacks=default", "trainer.max_epochs=1")
+
+
 def test_other_networks_train_and_are_told_once_what_they_lack(
     composed: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    other = (
-        "experiment=none",
-        "~model",
-        "+model._target_=torchvision.models.squeezenet1_1",
-        "+model.num_classes=4",
-        *(setting for setting in TINY if not setting.startswith(("model", "experiment"))),
-        "callbacks=[essential,pictures]",
-        "trainer.max_epochs=1",
-    )
     with caplog.at_level(logging.WARNING, "vgglab"):
-        train(parse(composed("train", *other), TrainConfig))
+        train(parse(composed("train", *other("torchvision.models.squeezenet1_1")), TrainConfig))
     (message,) = [record.message for record in caplog.records if "Grad-CAM" in record.message]
     assert message == "no Grad-CAM in TensorBoard: the layers of a SqueezeNet have no names"
     shown = curves(tmp_path / "run")
@@ -110,12 +48,47 @@ def test_other_networks_train_and_are_told_once_what_they_lack(
     assert "network/grad_cam" not in shown
 
 
+def test_a_network_that_nothing_can_be_drawn_of_trains(
+    composed: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dense = (
+        *other("tests.dashboard.shown.DenseLayers"),
+        "allowed_targets=[tests.dashboard.shown]",
+        "data.height=8",
+        "data.width=8",
+    )
+    with caplog.at_level(logging.WARNING, "vgglab"):
+        train(parse(composed("train", *dense), TrainConfig))
+    lines = [record.message for record in caplog.records]
+    assert any(line.startswith("no network/receptive_field in TensorBoard: ") for line in lines)
+    assert (tmp_path / "run/metrics.json").exists()
+
+
+def test_training_goes_on_where_a_picture_fails(
+    composed: Compose,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*arguments: Any) -> None:
+        raise torch.OutOfMemoryError("no memory is left\nTry this")
+
+    monkeypatch.setattr("vgglab.dashboard.over_time.grad_cam", fails)
+    settings = ("callbacks=[essential,pictures]", "trainer.max_epochs=1")
+    with caplog.at_level(logging.WARNING, "vgglab"):
+        train(job(composed, *settings, run_dir=tmp_path))
+    lines = [record.message for record in caplog.records]
+    line = "no network/grad_cam in TensorBoard: OutOfMemoryError: no memory is left"
+    assert lines == [line] * 2  # at the beginning and at the end
+    assert (tmp_path / "metrics.json").exists()
+
+
 @pytest.mark.parametrize("layer", ["fc", "relu9_9"])
-def test_a_layer_without_maps_is_bad_input(layer: str) -> None:
-    network = build_vgg("vgg11", head="compact", width=1 / 16, num_classes=10)
-    module: Any = SimpleNamespace(network=network)
+def test_a_layer_without_maps_is_bad_input(layer: str, composed: Compose, tmp_path: Path) -> None:
+    setting = f"callbacks.grad_cam.layer={layer}"
     with pytest.raises(InputError, match=f"layer={layer} has no maps"):
-        GradCamOverTime(layer=layer).setup(None, module, "fit")  # type: ignore[arg-type]
+        train(job(composed, "callbacks=[essential,pictures]", setting, run_dir=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -132,8 +105,8 @@ def test_examples_are_the_first_image_of_each_class(
     given = data(labels=labels)
     images, found = examples(given, count)
     assert found.tolist() == list(chosen)
-    for image, place in zip(images, chosen.values(), strict=True):
-        assert torch.equal(image, given.sets["val"].image(place))
+    for image, index in zip(images, chosen.values(), strict=True):
+        assert torch.equal(image, given.sets["val"].image(index))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -193,9 +166,11 @@ def test_there_is_no_heat_without_names_of_layers() -> None:
         ({"max_epochs": None, "max_steps": 50, "global_step": 50}, True),
         ({"max_epochs": None, "max_steps": 51, "global_step": 50}, False),
         ({"should_stop": True}, True),
+        ({"current_epoch": 9, "sanity_checking": True}, False),
     ],
 )
 def test_what_is_due(state: dict[str, Any], due: bool) -> None:
     usual = {"current_epoch": 4, "max_epochs": 12, "max_steps": -1, "global_step": 50}
-    trainer: Any = SimpleNamespace(**{**usual, "should_stop": False, **state})
+    flags = {"should_stop": False, "sanity_checking": False}
+    trainer: Any = SimpleNamespace(**usual | flags | state)
     assert is_due(trainer, 10) == due

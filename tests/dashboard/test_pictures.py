@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.dashboard.test_over_time import data
+from tests.dashboard.shown import data
 from vgglab.dashboard.pictures import fields_picture
 from vgglab.networks import build_vgg
 

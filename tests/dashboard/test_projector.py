@@ -16,7 +16,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from tests.conftest import Compose
-from tests.training.test_run import job, weights
+from tests.training.runs import job, weights
 from vgglab.dashboard.projector import Point, Projector, first_of_each_class, inputs_of_dense_layers
 from vgglab.data.sampling import ShardedBatches
 from vgglab.networks import build_vgg
@@ -77,9 +77,9 @@ def test_the_projectors_files_show_what_the_network_sees(composed: Compose, tmp_
 
     with (board / embedding.metadata_path).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
-    assert list(rows[0]) == ["true", "predicted", "correct", "probability", "place"]
-    places = [int(row["place"]) for row in rows]
-    assert places == sorted(set(places))
+    assert list(rows[0]) == ["true", "predicted", "correct", "probability", "index"]
+    indices = [int(row["index"]) for row in rows]
+    assert indices == sorted(set(indices))
     for row in rows:
         assert (row["correct"] == "yes") == (row["true"] == row["predicted"])
     state = weights(tmp_path, "best")
@@ -97,9 +97,9 @@ def test_the_projectors_files_show_what_the_network_sees(composed: Compose, tmp_
         shown = np.asarray(sprite)
     data = job(composed, *settings, run_dir=tmp_path).data.build("data")
     data.setup("test")
-    for number, place in enumerate(places):
+    for number, index in enumerate(indices):
         top, left = number // 4 * height, number % 4 * width
-        image = data.sets["test"].image(place).movedim(0, 2).numpy()
+        image = data.sets["test"].image(index).movedim(0, 2).numpy()
         assert np.abs(shown[top : top + height, left : left + width] - image.astype(int)).max() <= 1
 
     before = (board / "projector_config.pbtxt").read_bytes()
@@ -110,8 +110,8 @@ def test_the_projectors_files_show_what_the_network_sees(composed: Compose, tmp_
 def test_the_points_of_all_processes_lie_in_one_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def point(place: int) -> Point:
-        return Point(place, 0, 1, 0.5, torch.full((2,), place), torch.zeros(3, 8, 8).byte())
+    def point(index: int) -> Point:
+        return Point(index, 0, 1, 0.5, torch.full((2,), index), torch.zeros(3, 8, 8).byte())
 
     def gather(parts: list[list[Point]], own: list[Point]) -> None:
         parts[:] = [own, [point(1), point(3)]]
@@ -145,11 +145,14 @@ def test_without_a_dense_layer_there_is_no_file_and_it_is_said_once(
         test_dataloaders=SimpleNamespace(sampler=batches),
     )
     projector, network = Projector(), nn.Conv2d(3, 2, 3)
-    with caplog.at_level(logging.WARNING):
-        projector.on_test_epoch_start(trainer, network)  # type: ignore[arg-type]
-        for number in range(len(batches)):
-            batch = (torch.randn(2, 3, 8, 8), torch.zeros(2).long())
-            projector.on_test_batch_end(trainer, network, {}, batch, number)  # type: ignore[arg-type]
-        projector.on_test_epoch_end(trainer, network)  # type: ignore[arg-type]
-    assert [r.message for r in caplog.records] == ["no projector: the network has no dense layer"]
+    for trainer.is_global_zero in (True, False):
+        with caplog.at_level(logging.WARNING):
+            projector.on_test_epoch_start(trainer, network)  # type: ignore[arg-type]
+            for number in range(len(batches)):
+                batch = (torch.randn(2, 3, 8, 8), torch.zeros(2).long())
+                projector.on_test_batch_end(trainer, network, {}, batch, number)  # type: ignore[arg-type]
+            projector.on_test_epoch_end(trainer, network)  # type: ignore[arg-type]
+    assert [r.message for r in caplog.records] == [
+        "no projector: no dense layer is given a vector an image"
+    ]
     assert not (tmp_path / "tensorboard/projector_config.pbtxt").exists()

@@ -7,10 +7,14 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.conftest import Compose
+from tests.prediction.small import MODEL as SMALL
+from tests.prediction.small import save_checkpoint
 
 from vgglab.config.jobs import VisualizeConfig
 from vgglab.config.schema import parse
+from vgglab.data.transforms import Preprocessing
 from vgglab.errors import InputError
+from vgglab.evaluation.trained import Trained
 from vgglab.inspection.visualize import visualize
 from vgglab.networks import build_vgg
 
@@ -80,6 +84,23 @@ def test_grad_cam_explains_the_class_that_is_named(
     assert max(shares, key=lambda title: shares[title]) == predicted
     visualize(parse(composed("visualize", *job, one), VisualizeConfig))
     assert texts[-1] == (predicted, predicted)
+
+
+def test_small_images_are_looked_at_where_it_is_fine_enough(
+    job: list[str], composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def look(side: int, pools: int) -> None:
+        network = build_vgg("vgg11", width=1 / 16, head="compact", num_classes=2, max_pools=pools)
+        preprocessing = Preprocessing((0.5,) * 3, (0.2,) * 3, (side, side))
+        trained = Trained(network, ["ant", "bee"], preprocessing, {})
+        save_checkpoint(tmp_path / "small.ckpt", trained, {**SMALL, "max_pools": pools})
+        given = (f"checkpoint={tmp_path}/small.ckpt", job[-1])
+        visualize(parse(composed("visualize", *given), VisualizeConfig))
+
+    look(side=32, pools=5)
+    assert "relu4_2" in capsys.readouterr().out
+    with pytest.raises(InputError, match="no ReLU of this network has 4 x 4 positions"):
+        look(side=3, pools=1)
 
 
 def figure_of_nothing(*_: object) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tests.conftest import Compose
-from vgglab.config.jobs import PlanConfig
+from vgglab.config.launch_jobs import PlanConfig
 from vgglab.config.schema import parse
 from vgglab.errors import InputError
 from vgglab.planning import planner

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vgglab.prediction.answers import Prediction, accuracy, true_class
+from vgglab.prediction.answers import Prediction, accuracy_line, true_class
 
 
 @pytest.mark.parametrize(
@@ -34,9 +34,9 @@ def test_accuracy_counts_what_is_known_and_was_read() -> None:
         prediction("a"),
         prediction(None, "a", "b"),
     ]
-    assert accuracy(found) == (
+    assert accuracy_line(found) == (
         "top-1 33.33 %, top-2 66.67 % of 3 images in folders named after classes"
     )
-    assert accuracy(found[3:]) is None
-    single = accuracy([prediction("a", "a")])
+    assert accuracy_line(found[3:]) is None
+    single = accuracy_line([prediction("a", "a")])
     assert single == "top-1 100.00 % of 1 image in folders named after classes"

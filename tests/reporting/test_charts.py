@@ -92,11 +92,11 @@ def test_lines_take_the_colour_and_the_look_they_are_given() -> None:
         [
             Series("seed 0", points, colour=3, faint=True),
             Series("mean", points, colour=3),
-            Series("other", points, dashed=True),
+            Series("other", points),
         ],
     )
     classes = re.findall(r'<polyline class="line ([^"]*)"', html)
-    assert classes == ["c3 faint", "c3", "c2 dashed"]
+    assert classes == ["c3 faint", "c3", "c2"]
     assert "seed 0" not in html
 
 

@@ -118,3 +118,7 @@ def test_reading_names_a_damaged_line_and_ignores_an_unfinished_one(tmp_path: Pa
     path.write_text("step,epoch,loss\n0,0,1.5\n1,zero,1.0\n")
     with pytest.raises(InputError, match="line 3"):
         read_history(path)
+    path.write_bytes(b"step,a\n\xff,1\n")
+    with pytest.raises(InputError, match=r"cannot read .*metrics\.csv"):
+        read_history(path)
+    assert read_history(tmp_path / "none.csv") == []

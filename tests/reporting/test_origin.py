@@ -63,7 +63,8 @@ def test_before_the_first_step_there_is_no_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "given"), [("plain", "plain"), ("a=b c", "'a=b c'"), ("sweep/0", "sweep/0")]
+    ("folder", "given"),
+    [("plain", "plain"), ("a=b c", "'a=b c'"), ("it's", r"'it\'s'"), ("sweep/0", "sweep/0")],
 )
 def test_the_command_to_resume_is_this_runs_own(
     folder: str, given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

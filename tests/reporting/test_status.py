@@ -9,7 +9,7 @@ import pytest
 
 from vgglab.errors import InputError
 from vgglab.reporting import status
-from vgglab.reporting.status import RunStatus, duration, read_status
+from vgglab.reporting.status import RunStatus, read_status
 
 
 class Clock:
@@ -110,19 +110,3 @@ def test_a_damaged_status_is_bad_input(content: str, tmp_path: Path) -> None:
     (tmp_path / "status.json").write_text(content)
     with pytest.raises(InputError, match=r"status\.json"):
         read_status(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [
-        (0.04, "0.0 s"),
-        (9.94, "9.9 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min 0 s"),
-        (3599, "59 min 59 s"),
-        (3600 + 60, "1 h 1 min"),
-        (2 * 86400 + 4 * 3600 + 3599, "2 d 4 h"),
-    ],
-)
-def test_durations_have_two_units(seconds: float, shown: str) -> None:
-    assert duration(seconds) == shown

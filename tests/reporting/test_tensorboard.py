@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.plugin_event_multiplexer import EventM
 from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
-from vgglab.reporting.tensorboard import TensorBoard, flatten
+from vgglab.reporting.tensorboard import TensorBoard
 
 
 def events(folder: Path) -> EventAccumulator:
@@ -110,15 +110,3 @@ def test_an_epoch_is_shown_once_a_step(tmp_path: Path) -> None:
     found = events(tmp_path)
     assert [(s.step, s.value) for s in found.Scalars("epoch")] == [(9, 0), (10, 1)]
     assert [s.step for s in found.Scalars("val/loss")] == [9]
-
-
-def test_flatten_keeps_plain_values_and_writes_the_others_as_json() -> None:
-    nested = {"a": {"b": {"c": 1}, "d": True}, "e": None, "f": [1, "x"], "g": 0.5, "h": "s"}
-    assert flatten(nested) == {
-        "a.b.c": 1,
-        "a.d": True,
-        "e": "null",
-        "f": '[1, "x"]',
-        "g": 0.5,
-        "h": "s",
-    }

@@ -11,8 +11,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 
 from tests.conftest import ROOT, TINY, Compose, Script
-from tests.training.runs import assert_same, assert_same_end, history
-from tests.training.test_run import job, train_and_kill
+from tests.training.runs import assert_same, assert_same_end, history, job, train_and_kill
 from vgglab.data.sampling import ShardedBatches
 from vgglab.errors import InputError
 from vgglab.training import assembly, finite

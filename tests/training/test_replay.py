@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from tests.conftest import TINY, Compose
-from tests.training.test_run import job, train_and_kill
+from tests.training.runs import job, train_and_kill
 from vgglab.config.jobs import ReplayConfig
 from vgglab.config.schema import TrainConfig, parse
 from vgglab.errors import InputError

@@ -6,51 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning import Callback, LightningModule, Trainer
 
 from tests.conftest import TINY, Compose
-from tests.training.runs import assert_same_end, history
+from tests.training.runs import assert_same_end, history, job, train_and_kill, weights
 from vgglab.config.jobs import EvaluateConfig
 from vgglab.config.schema import TrainConfig, parse
 from vgglab.errors import InputError
 from vgglab.evaluation.evaluate import evaluate
 from vgglab.evaluation.trained import load_trained
-from vgglab.training import assembly
 from vgglab.training.run import train
-
-
-def job(composed: Compose, *overrides: str, run_dir: Path) -> TrainConfig:
-    return parse(composed("train", *TINY, *overrides, run_dir=run_dir), TrainConfig)
-
-
-def weights(run_dir: Path, name: str = "last") -> dict[str, torch.Tensor]:
-    path = run_dir / "checkpoints" / f"{name}.ckpt"
-    checkpoint = torch.load(path, weights_only=True)
-    state: dict[str, torch.Tensor] = checkpoint["state_dict"]
-    return state
-
-
-class KilledError(Exception):
-    """Stands for a power cut."""
-
-
-class KillAt(Callback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, *arguments: object
-    ) -> None:
-        if trainer.global_step == self.step:
-            raise KilledError
-
-
-def train_and_kill(killed_job: TrainConfig, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = assembly._callbacks
-    with monkeypatch.context() as patch:
-        patch.setattr(assembly, "_callbacks", lambda *given: [*original(*given), KillAt(step)])
-        with pytest.raises(KilledError):
-            train(killed_job)
 
 
 def test_the_run_folder_holds_what_the_design_promises(composed: Compose, tmp_path: Path) -> None:

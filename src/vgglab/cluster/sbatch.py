@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 
 from vgglab.cluster.preemption import REQUEUE
-from vgglab.config.jobs import SbatchConfig
+from vgglab.config.launch_jobs import SbatchConfig
 from vgglab.config.launching import resources
 from vgglab.errors import InputError
 

@@ -39,8 +39,9 @@ _speech = Lock()
 def say(line: str) -> None:
     """Give the reason why this process ends, unless another thread of it has given one."""
     if _speech.acquire(blocking=False):
-        # A blocked thread may hold the lock of `print`.
-        os.write(2, over_bars() + f"error: {line}\n".encode())
+        # A blocked thread may hold the lock of `print`; and the terminal may be gone.
+        with suppress(OSError):
+            os.write(2, over_bars() + f"error: {line}\n".encode())
 
 
 class Watch(Callback):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from vgglab.comparison.groups import Comparison, Group, Measure, count_seeds
 from vgglab.comparison.runs import BEST, BEST_EPOCH
 from vgglab.comparison.settings import ABSENT
+from vgglab.text import is_accuracy, one_line
 
-_ACCURACIES = ("top1", "top5")
 _UNITS = (("h", 3600.0), ("min", 60.0), ("s", 1.0))
 
 
@@ -38,28 +38,23 @@ class Column:
     """As `sort` takes it."""
     heading: str
     cells: list[Cell]
-    is_figure: bool
+    is_number: bool
 
 
 def columns_of(comparison: Comparison) -> list[Column]:
     """What tells the groups apart, how many runs, how they ended, and what came of it."""
     groups = comparison.groups
     columns = [
-        _words("#", [str(group.number) for group in groups], is_figure=True),
+        _words("#", [str(group.number) for group in groups], is_number=True),
         *(_words(n, [g.choices.get(n, ABSENT) for g in groups]) for n in comparison.choices),
         *(_words(n, [g.settings.get(n, ABSENT) for g in groups]) for n in comparison.settings),
-        _words("n", [_count(group) for group in groups], is_figure=True),
+        _words("n", [_count(group) for group in groups], is_number=True),
     ]
     if not all(run.is_finished for run in comparison.runs):
         columns.append(_words("status", [_states(group) for group in groups]))
     columns += [_metric(comparison, name) for name in comparison.metrics]
-    columns += [_spent(comparison, name) for name in comparison.spent]
+    columns += [_cost(comparison, name) for name in comparison.costs]
     return columns
-
-
-def is_accuracy(figure: str) -> bool:
-    """Whether it is from 0 to 1, and shown in percent."""
-    return figure.rpartition("/")[2] in _ACCURACIES
 
 
 def significant(value: float) -> str:
@@ -67,14 +62,8 @@ def significant(value: float) -> str:
     return f"{value:,.2f}" if value >= 10 else f"{value:.2g}"
 
 
-def _words(name: str, texts: list[str], is_figure: bool = False) -> Column:
-    return Column(name, one_line(name), [Cell(one_line(text)) for text in texts], is_figure)
-
-
-def one_line(text: str) -> str:
-    """A stranger's text without what a terminal would obey."""
-    line = " ".join(text.split())
-    return line if line.isprintable() else repr(line)
+def _words(name: str, texts: list[str], is_number: bool = False) -> Column:
+    return Column(name, one_line(name), [Cell(one_line(text)) for text in texts], is_number)
 
 
 def _count(group: Group) -> str:
@@ -91,35 +80,35 @@ def _states(group: Group) -> str:
 
 def _metric(comparison: Comparison, name: str) -> Column:
     if name == BEST_EPOCH:
-        return _figures(comparison, name, "at epoch", _epoch, deviation=False)
+        return _numbers(comparison, name, "at epoch", _epoch, deviation=False)
     shown = name.replace(BEST, "best val/top1")
     if is_accuracy(name):
-        return _figures(comparison, name, f"{shown} %", lambda value: f"{100 * value:.2f}")
-    return _figures(comparison, name, shown, lambda value: f"{value:.4f}")
+        return _numbers(comparison, name, f"{shown} %", lambda value: f"{100 * value:.2f}")
+    return _numbers(comparison, name, shown, lambda value: f"{value:.4f}")
 
 
 def _epoch(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
 
-def _spent(comparison: Comparison, name: str) -> Column:
+def _cost(comparison: Comparison, name: str) -> Column:
     if name == "seconds":
         measures = [m for group in comparison.groups if (m := group.measure(name)) is not None]
         longest = max((measure.mean for measure in measures), default=0.0)
         # In minutes from two of them on, and so with hours.
         unit, size = next((u for u in _UNITS if longest >= 2 * u[1]), _UNITS[-1])
         digits = 1 if longest / size < 100 else 0
-        return _figures(comparison, name, f"time ({unit})", lambda v: f"{v / size:,.{digits}f}")
+        return _numbers(comparison, name, f"time ({unit})", lambda v: f"{v / size:,.{digits}f}")
     heading, form = {
         "images_per_second": ("images/s", "{:,.0f}".format),
         "device_hours": ("device-h", significant),
         "cost": ("cost", significant),
         "parameters": ("parameters", lambda value: f"{value / 1e6:.3g} M"),
     }[name]
-    return _figures(comparison, name, heading, form, deviation=False)
+    return _numbers(comparison, name, heading, form, deviation=False)
 
 
-def _figures(
+def _numbers(
     comparison: Comparison,
     name: str,
     heading: str,
@@ -139,7 +128,7 @@ def _figures(
         missing = name != "parameters" and len(measure.values) < count_seeds(group.counted)
         remark = f" (n={len(measure.values)})" if missing else ""
         cells.append(Cell(form(measure.mean), spread, remark, is_best, measure.mean))
-    return Column(name, one_line(heading), cells, is_figure=True)
+    return Column(name, one_line(heading), cells, is_number=True)
 
 
 def _spread(measure: Measure, form: Callable[[float], str]) -> str:

@@ -72,6 +72,6 @@ def _read(job: CompareConfig, problems: list[str]) -> list[Run]:
 
 
 def _priced(run: Run, price: float | None) -> Run:
-    if price is None or "device_hours" not in run.figures:
+    if price is None or "device_hours" not in run.numbers:
         return run
-    return replace(run, figures={**run.figures, "cost": price * run.figures["device_hours"]})
+    return replace(run, numbers={**run.numbers, "cost": price * run.numbers["device_hours"]})

@@ -2,22 +2,22 @@
 
 import csv
 import io
-import json
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import pydantic_core
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vgglab.comparison.columns import Cell, Column, columns_of, one_line, significant
+from vgglab.comparison.columns import Cell, Column, columns_of, significant
 from vgglab.comparison.groups import Comparison, Group
 from vgglab.comparison.runs import Run
 from vgglab.comparison.settings import ABSENT
 from vgglab.reporting.markdown import as_text, pipe_table
+from vgglab.text import one_line, plural
 
 _MARK = "*"
 _WIDEST = 32  # characters of a column on the terminal; the rest goes into the next line
@@ -46,8 +46,8 @@ def markdown(comparison: Comparison, price: float | None) -> str:
     columns = columns_of(comparison)
     headings = [as_text(column.heading) for column in columns]
     cells = [[_bold(cell) for cell in column.cells] for column in columns]
-    figures = [i for i, column in enumerate(columns) if column.is_figure]
-    table = pipe_table(headings, list(zip(*cells, strict=True)), figures)
+    numbers = [i for i, column in enumerate(columns) if column.is_number]
+    table = pipe_table(headings, list(zip(*cells, strict=True)), numbers)
     lines = [f"- {as_text(one_line(line))}" for line in remarks(comparison, price)]
     lines += ["- **bold**: the best"] if _has_best(comparison) else []
     return f"{table}\n\n" + "\n".join(lines) + "\n"
@@ -56,7 +56,7 @@ def markdown(comparison: Comparison, price: float | None) -> str:
 def remarks(comparison: Comparison, price: float | None) -> Iterator[str]:
     """What the table does not say by itself."""
     runs, groups = comparison.runs, comparison.groups
-    line = f"{_plural(len(runs), 'run')} in {_plural(len(groups), 'row')}"
+    line = f"{plural(len(runs), 'run')} in {plural(len(groups), 'row')}"
     if len(runs) > len(groups):
         line += ": mean ± sample standard deviation over the seeds"
     yield line
@@ -70,31 +70,31 @@ def remarks(comparison: Comparison, price: float | None) -> Iterator[str]:
                 f"row {group.number} has {_listed('seed', again)} more than once: "
                 "the mean of these runs counts as one"
             )
-    for choice, names in comparison.told.items():
-        yield f"{choice}= stands for {_plural(len(names), 'setting')}: {', '.join(names)}"
-    spent = [run.figures["device_hours"] for run in runs if "device_hours" in run.figures]
+    for choice, names in comparison.implied.items():
+        yield f"{choice}= stands for {plural(len(names), 'setting')}: {', '.join(names)}"
+    spent = [run.numbers["device_hours"] for run in runs if "device_hours" in run.numbers]
     if spent:
         total = f"together {significant(sum(spent))} device-hours"
         if price is not None:
             total += f", which cost {significant(price * sum(spent))} at {price:g} each"
         unknown = len(runs) - len(spent)
-        yield f"{total}; of {_plural(unknown, 'run')} the time is not known" if unknown else total
+        yield f"{total}; of {plural(unknown, 'run')} the time is not known" if unknown else total
 
 
 def to_csv(comparison: Comparison) -> str:
     """A line a run, figures in full: accuracies from 0 to 1, times in seconds."""
     settings = [*comparison.choices, *comparison.all_settings]
-    figures = [*comparison.metrics, *comparison.spent]
+    numbers = [*comparison.metrics, *comparison.costs]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    head = ["run", "row", "status", "seed", *settings, *figures]
+    head = ["run", "row", "status", "seed", *settings, *numbers]
     writer.writerow(map(_cell, head))
     for group in comparison.groups:
         special = {**group.choices, **group.settings}
         for run in group.runs:
             known = [special.get(name, "") for name in settings]
             seed = "" if run.seed is None else str(run.seed)
-            measured = [repr(run.figures[f]) if f in run.figures else "" for f in figures]
+            measured = [repr(run.numbers[f]) if f in run.numbers else "" for f in figures]
             line = [str(run.folder), str(group.number), run.state, seed, *known, *measured]
             writer.writerow(map(_cell, line))
     return text.getvalue()
@@ -102,15 +102,16 @@ def to_csv(comparison: Comparison) -> str:
 
 def to_json(comparison: Comparison) -> str:
     """The groups with mean, deviation (null: one run) and n of each figure, and their runs."""
-    figures = [*comparison.metrics, *comparison.spent]
+    numbers = [*comparison.metrics, *comparison.costs]
     content = {
         "settings": [*comparison.choices, *comparison.all_settings],
-        "groups": [_group(group, figures) for group in comparison.groups],
+        "groups": [_group(group, numbers) for group in comparison.groups],
     }
-    return json.dumps(_without_nan(content), indent=2, allow_nan=False) + "\n"
+    # JSON has no word for what is not finite.
+    return pydantic_core.to_json(content, inf_nan_mode="null", indent=2).decode() + "\n"
 
 
-def _group(group: Group, figures: Sequence[str]) -> dict[str, Any]:
+def _group(group: Group, numbers: Sequence[str]) -> dict[str, Any]:
     measures = {name: group.measure(name) for name in figures}
     return {
         "row": group.number,
@@ -129,17 +130,8 @@ def _run(run: Run) -> dict[str, Any]:
         "folder": str(run.folder),
         "status": run.state,
         "seed": run.seed,
-        "figures": dict(run.figures),
+        "figures": dict(run.numbers),
     }
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no word for what is not finite."""
-    if isinstance(value, dict):
-        return {name: _without_nan(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _cell(text: str) -> str:
@@ -163,7 +155,7 @@ def _table(columns: Sequence[Column]) -> Table:
     for column in columns:
         texts = _aligned(column)
         heading = _heading(column)
-        if column.is_figure:  # rich would drop the spaces that align them
+        if column.is_number:  # rich would drop the spaces that align them
             width = max(map(cell_len, [heading, *texts]))
             heading, *texts = (text.rjust(width) for text in (heading, *texts))
         table.add_column(Text(heading), overflow="fold", max_width=_WIDEST)
@@ -196,15 +188,11 @@ def _width(columns: Sequence[Column]) -> int:
 
 def _heading(column: Column) -> str:
     """A setting's long name breaks where its sections do."""
-    return column.heading if column.is_figure else column.heading.replace(".", ".\n")
+    return column.heading if column.is_number else column.heading.replace(".", ".\n")
 
 
 def _has_best(comparison: Comparison) -> bool:
     return any(comparison.best(name) is not None for name in comparison.metrics)
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def _listed(word: str, numbers: Sequence[int]) -> str:

@@ -3,25 +3,26 @@
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from vgglab.comparison.runs import BEST, BEST_EPOCH, Curve, Run, is_sound
-from vgglab.comparison.settings import differing, short_names, told_by_choices
+from vgglab.comparison.runs import BEST, BEST_EPOCH, Run
+from vgglab.comparison.settings import differing, implied_by_choices, short_names
 from vgglab.config.errors import did_you_mean
 from vgglab.errors import InputError
+from vgglab.reporting.history import Curve, is_sound
+from vgglab.text import ACCURACIES, is_accuracy
 
 # Of these the order is known; of other metrics nobody is called the best.
-_LARGER_IS_BETTER = ("top1", "top5")
 _SMALLER_IS_BETTER = ("loss",)
 # What may be sorted by although no run has it yet.
 _ALWAYS = ("test/top1", "test/top5", "test/loss", BEST)
 _LAST = (True, 0.0, "")  # where `_place` puts what has nothing
-SPENT = ("seconds", "images_per_second", "device_hours", "cost", "parameters")
+COSTS = ("seconds", "images_per_second", "device_hours", "cost", "parameters")
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure of several runs."""
+    """A number of several runs."""
 
     values: Sequence[float]
 
@@ -56,16 +57,16 @@ class Group:
 
     @property
     def counted(self) -> Sequence[Run]:
-        """Whose figures are averaged: the finished runs, or where there are none all, as far as
+        """Whose numbers are averaged: the finished runs, or where there are none all, as far as
         they got."""
         return [run for run in self.runs if run.is_finished] or self.runs
 
-    def measure(self, figure: str) -> Measure | None:
-        """A figure of the runs that count and have it, a value a seed; None where none has."""
+    def measure(self, name: str) -> Measure | None:
+        """A number of the runs that count and have it, a value a seed; None where none has."""
         seeds: dict[object, list[float]] = {}
         for run in self.counted:
-            if figure in run.figures:
-                seeds.setdefault(_seed(run), []).append(run.figures[figure])
+            if name in run.numbers:
+                seeds.setdefault(_seed(run), []).append(run.numbers[name])
         # Runs of one seed say nothing of the deviation over seeds: their mean counts once.
         return Measure([Measure(values).mean for values in seeds.values()]) if seeds else None
 
@@ -85,14 +86,17 @@ class Comparison:
     groups: Sequence[Group]
     metrics: Sequence[str]
     """The names of those that a run has, with the best validation top-1 and its epoch."""
-    spent: Sequence[str]
-    """Of SPENT those that a run has."""
-    choices: Sequence[str]
-    """Groups of files whose choice stands for `told` settings."""
+    costs: Sequence[str]
+    """Of COSTS those that a run has."""
     settings: Sequence[str]
     """The other settings that differ."""
-    told: dict[str, list[str]] = field(default_factory=dict)
+    implied: dict[str, list[str]] = field(default_factory=dict)
     """By group, the settings that its choice stands for."""
+
+    @property
+    def choices(self) -> list[str]:
+        """Groups of files whose choice stands for settings."""
+        return list(self.implied)
 
     @property
     def runs(self) -> list[Run]:
@@ -101,12 +105,12 @@ class Comparison:
     @property
     def all_settings(self) -> list[str]:
         """Every setting that differs."""
-        return [*self.settings, *(name for names in self.told.values() for name in names)]
+        return [*self.settings, *(name for names in self.implied.values() for name in names)]
 
-    def best(self, figure: str) -> float | None:
+    def best(self, name: str) -> float | None:
         """The best mean; None where nobody can say which is better, or none is."""
-        direction = direction_of(figure)
-        measures = [m for group in self.groups if (m := group.measure(figure)) is not None]
+        direction = direction_of(name)
+        measures = [m for group in self.groups if (m := group.measure(name)) is not None]
         means = {measure.mean for measure in measures if not math.isnan(measure.mean)}
         if direction == 0 or len(means) < 2:
             return None
@@ -125,12 +129,12 @@ def count_seeds(runs: Sequence[Run]) -> int:
     return len({_seed(run) for run in runs})
 
 
-def direction_of(figure: str) -> int:
+def direction_of(name: str) -> int:
     """1 where more is better, -1 where less is, 0 where nobody knows."""
-    name = figure.rpartition("/")[2]
-    if name in _LARGER_IS_BETTER:
+    end = name.rpartition("/")[2]
+    if is_accuracy(name):
         return 1
-    return -1 if name in _SMALLER_IS_BETTER else 0
+    return -1 if end in _SMALLER_IS_BETTER else 0
 
 
 def compare_runs(runs: Sequence[Run], sort: str) -> Comparison:
@@ -138,31 +142,28 @@ def compare_runs(runs: Sequence[Run], sort: str) -> Comparison:
 
     Args:
         runs: at least one.
-        sort: a metric, a setting that differs, or one of SPENT. Metrics are sorted best first;
+        sort: a metric, a setting that differs, or one of COSTS. Metrics are sorted best first;
             what has none comes last.
 
     Raises:
         InputError: there is nothing of this name.
     """
     apart = _what_differs(runs)
-    told = told_by_choices([run.trained for run in runs if run.trained is not None], apart)
-    hidden = {name for names in told.values() for name in names}
+    implied = implied_by_choices([run.trained for run in runs if run.trained is not None], apart)
+    hidden = {name for names in implied.values() for name in names}
     settings = [name for name in apart if name not in hidden]
     alike: dict[object, list[Run]] = {}
     for run in runs:
         alike.setdefault(_key(run), []).append(run)
-    groups = [_group(members, apart, list(told)) for members in alike.values()]
+    groups = [_group(members, apart, list(implied)) for members in alike.values()]
     metrics = _metrics(runs)
-    spent = [name for name in SPENT if any(name in run.figures for run in runs)]
-    sortable = [*_ALWAYS, *metrics, *spent, *told, *apart]
+    costs = [name for name in COSTS if any(name in run.numbers for run in runs)]
+    sortable = [*_ALWAYS, *metrics, *costs, *implied, *apart]
     if sort not in sortable:
         raise InputError(f"sort={sort}: {did_you_mean(sort, dict.fromkeys(sortable))}")
     groups.sort(key=lambda group: (_place(group, sort), _typed_order(group)))
-    numbered = [
-        Group(number, group.runs, group.settings, group.choices)
-        for number, group in enumerate(groups, start=1)
-    ]
-    return Comparison(numbered, metrics, spent, list(told), settings, told)
+    numbered = [replace(group, number=n) for n, group in enumerate(groups, start=1)]
+    return Comparison(numbered, metrics, costs, settings, implied)
 
 
 def _seed(run: Run) -> object:
@@ -203,16 +204,16 @@ def _group(members: Sequence[Run], names: Sequence[str], choices: Sequence[str])
 
 def _metrics(runs: Sequence[Run]) -> list[str]:
     """Those of `metrics.json`, the accuracies on top, then the best validation."""
-    other = (*SPENT, BEST, BEST_EPOCH)
-    found = {name for run in runs for name in run.figures if name not in other}
-    ranks = (*_LARGER_IS_BETTER, *_SMALLER_IS_BETTER)
+    other = (*COSTS, BEST, BEST_EPOCH)
+    found = {name for run in runs for name in run.numbers if name not in other}
+    ranks = (*ACCURACIES, *_SMALLER_IS_BETTER)
 
     def place(name: str) -> tuple[bool, int, str]:
         end = name.rpartition("/")[2]
         rank = ranks.index(end) if end in ranks else len(ranks)
         return not name.startswith("test/"), rank, name
 
-    validated = [name for name in (BEST, BEST_EPOCH) if any(name in r.figures for r in runs)]
+    validated = [name for name in (BEST, BEST_EPOCH) if any(name in r.numbers for r in runs)]
     return [*sorted(found, key=place), *validated]
 
 

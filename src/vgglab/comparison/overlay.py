@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from statistics import fmean
 
 from vgglab.comparison.groups import Comparison
-from vgglab.comparison.runs import Curve
-from vgglab.reporting.charts import COLOURS, Series, line_chart
+from vgglab.reporting.charts import Series, line_chart
+from vgglab.reporting.history import Curve
 from vgglab.reporting.page import note
+from vgglab.text import percent, shortened
 
 _NAMED = 12  # groups with a name in the key; with more a key is no help
 _POINTS = 18_000  # of all lines of a chart: with 50 runs the page has less than two megabytes
@@ -18,7 +20,7 @@ _LABEL = 60  # characters
 _CHARTS: Sequence[tuple[str, str, Callable[[float], str], bool]] = (
     ("train/loss", "Training loss", "{:.4g}".format, False),
     ("val/loss", "Validation loss", "{:.4g}".format, False),
-    ("val/top1", "Validation top-1", lambda value: f"{100 * value:.4g} %", False),
+    ("val/top1", "Validation top-1", partial(percent, form=".4g"), False),
     ("lr", "Learning rate", "{:.3g}".format, True),
 )
 
@@ -39,12 +41,6 @@ def overlaid_curves(comparison: Comparison) -> str:
     return f'{note(" ".join(hints))}<div class="grid2">{"".join(charts)}</div>'
 
 
-def line_style(number: int) -> str:
-    """The page's classes for what belongs to a group, as `line_chart` draws its lines."""
-    colour = number - 1
-    return f"c{colour % COLOURS}{' dashed' if colour // COLOURS % 2 else ''}"
-
-
 def _series(comparison: Comparison, name: str) -> list[Series]:
     """Of each group the mean; of each run of several a thin line in the same colour."""
     lines: list[Series] = []
@@ -53,7 +49,7 @@ def _series(comparison: Comparison, name: str) -> list[Series]:
         runs = group.runs if len(group.runs) > 1 else ()
         lines += [Series(r.name, r.curves.get(name, []), colour, faint=True) for r in runs]
         label = comparison.label(group)
-        shown = label if len(label) <= _LABEL else f"{label[: _LABEL - 1]}…"
+        shown = shortened(label, _LABEL)
         lines.append(Series(shown, group.curve(name), colour, faint=group.number > _NAMED))
     most = min(max(_FEWEST, _POINTS // len(lines)), _MOST)
     return [replace(line, points=_shortened(line.points, most)) for line in lines]

@@ -6,13 +6,15 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from vgglab.comparison.columns import Cell, Column, columns_of, is_accuracy
+from vgglab.comparison.columns import Cell, Column, columns_of
 from vgglab.comparison.formats import remarks
 from vgglab.comparison.groups import Comparison
-from vgglab.comparison.overlay import line_style, overlaid_curves
+from vgglab.comparison.overlay import overlaid_curves
 from vgglab.comparison.runs import Run
 from vgglab.comparison.settings import ABSENT
+from vgglab.reporting.charts import line_style
 from vgglab.reporting.page import details, page, section
+from vgglab.text import is_accuracy, percent, shortened
 
 _LONG = 48  # characters of a cell; more go into further lines
 _OPEN_UP_TO = 20  # runs: a longer table is shown on demand
@@ -100,8 +102,8 @@ def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     )
 
 
-def _head(text: str, is_figure: bool) -> str:
-    return f'<th scope="col"{_classes(number=is_figure)}>{escape(text)}</th>'
+def _head(text: str, is_number: bool) -> str:
+    return f'<th scope="col"{_classes(number=is_number)}>{escape(text)}</th>'
 
 
 def _classes(**names: bool) -> str:
@@ -111,12 +113,12 @@ def _classes(**names: bool) -> str:
 
 def _mark(number: int) -> str:
     """A group's number behind a piece of its line."""
-    return f'<span class="key {line_style(number)}">{number}</span>'
+    return f'<span class="key {line_style(number - 1)}">{number}</span>'
 
 
 def _groups(comparison: Comparison) -> str:
     columns = columns_of(comparison)
-    heads = [_head(column.heading, column.is_figure) for column in columns]
+    heads = [_head(column.heading, column.is_number) for column in columns]
     rows = []
     for index, group in enumerate(comparison.groups):
         number = f'<td data-order="{index}">{_mark(group.number)}</td>'
@@ -126,7 +128,7 @@ def _groups(comparison: Comparison) -> str:
 
 def _cell(column: Column, cell: Cell) -> str:
     long = len(cell.text) > _LONG
-    classes = _classes(number=column.is_figure, best=cell.is_best, long=long)
+    classes = _classes(number=column.is_number, best=cell.is_best, long=long)
     order = "" if cell.order is None else f' data-order="{cell.order!r}"'
     rest = escape(cell.deviation + cell.remark)
     # So that the means stand below each other, where some have a deviation and some have none.
@@ -137,10 +139,10 @@ def _cell(column: Column, cell: Cell) -> str:
 
 def _runs(comparison: Comparison, folder: Path) -> str:
     """Every run by itself, with a link to its own page."""
-    figures = [*comparison.metrics, *(name for name in comparison.spent if name != "parameters")]
+    numbers = [*comparison.metrics, *(name for name in comparison.costs if name != "parameters")]
     heads = [
         *(_head(name, name in ("row", "seed")) for name in ("run", "row", "seed", "status")),
-        *(_head(name.replace("_", " "), is_figure=True) for name in figures),
+        *(_head(name.replace("_", " "), is_number=True) for name in numbers),
     ]
     rows = [
         [
@@ -148,7 +150,7 @@ def _runs(comparison: Comparison, folder: Path) -> str:
             f'<td class="number" data-order="{group.number}">{_mark(group.number)}</td>',
             f'<td class="number">{ABSENT if run.seed is None else run.seed}</td>',
             _state(run),
-            *(_figure(name, run.figures.get(name)) for name in figures),
+            *(_number(name, run.numbers.get(name)) for name in numbers),
         ]
         for group in comparison.groups
         for run in group.runs
@@ -162,14 +164,13 @@ def _state(run: Run) -> str:
     if run.error is None:
         return f"<td{classes}>{escape(run.state)}</td>"
     text = f"{run.state}: {run.error}"
-    shown = text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"
-    return f'<td{classes} title="{escape(run.error)}">{escape(shown)}</td>'
+    return f'<td{classes} title="{escape(run.error)}">{escape(shortened(text, _LONG))}</td>'
 
 
-def _figure(name: str, value: float | None) -> str:
+def _number(name: str, value: float | None) -> str:
     if value is None:
         return f'<td class="number" data-order="nan">{ABSENT}</td>'
-    shown = f"{100 * value:.2f} %" if is_accuracy(name) else f"{value:,.5g}"
+    shown = percent(value) if is_accuracy(name) else f"{value:,.5g}"
     return f'<td class="number" data-order="{value!r}">{shown}</td>'
 
 
@@ -183,7 +184,7 @@ def _link(run: Run, folder: Path) -> str:
 
 def _all_settings(comparison: Comparison) -> str:
     """A row a setting, also of those that a choice of files stands for; empty without these."""
-    if not comparison.told:
+    if not comparison.implied:
         return ""
     numbers = [f'<th scope="col">{_mark(group.number)}</th>' for group in comparison.groups]
     rows = []
@@ -191,4 +192,4 @@ def _all_settings(comparison: Comparison) -> str:
         values = [group.settings.get(name, ABSENT) for group in comparison.groups]
         cells = (f"<td{_classes(long=len(v) > _LONG)}>{escape(v)}</td>" for v in values)
         rows.append([f'<th scope="row">{escape(name)}</th>', *cells])
-    return _table([_head("setting", is_figure=False), *numbers], rows)
+    return _table([_head("setting", is_number=False), *numbers], rows)

@@ -1,12 +1,12 @@
 """What differs in the configurations of runs, in the words of the command line."""
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
+
+from vgglab.config.typed import REFERENCE, typed
 
 ABSENT = "-"
 """In the place of a setting that a run does not have: another optimiser's, another version's."""
@@ -14,11 +14,7 @@ ABSENT = "-"
 # Where a run was written and how it was continued is no part of what it was.
 LEFT_OUT = ("run_dir", "resume", "allowed_targets", "seed")
 
-_REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*(?:\.\w+)*)\}")
 _DEEPEST = 10  # references to references
-# Hydra takes these without quotes.
-_BARE = re.compile(r"[A-Za-z_./*+-][\w./*+:-]*|\d[\w./:-]*[A-Za-z_/:][\w./:-]*", re.ASCII)
-_WORDS = ("null", "true", "false", "nan", "inf")  # that Hydra takes for values
 # Files of these groups set what they like; those of others only the group that they are in.
 _GLOBAL_GROUPS = ("experiment", "sweep", "debug", "local")
 
@@ -76,7 +72,7 @@ def differing(runs: Sequence[Settings]) -> list[str]:
     ]
 
 
-def told_by_choices(runs: Sequence[Settings], names: Iterable[str]) -> dict[str, list[str]]:
+def implied_by_choices(runs: Sequence[Settings], names: Iterable[str]) -> dict[str, list[str]]:
     """Of the settings in `names` those that follow from which files were chosen, by group.
 
     `optimizer=adamw` says all that conf/optimizer/adamw.yaml says, as long as nothing in it was
@@ -89,33 +85,16 @@ def told_by_choices(runs: Sequence[Settings], names: Iterable[str]) -> dict[str,
         if len({run.choices.get(group) for run in runs}) > 1
         and all(group in run.choices for run in runs)
     ]
-    told: dict[str, list[str]] = {}
+    implied: dict[str, list[str]] = {}
     for name in names:
         if any(name in run.overridden for run in runs):
             continue
         for group in sorted(choices, key=lambda group: group not in _GLOBAL_GROUPS):
             may_say = group in _GLOBAL_GROUPS or _is_in(name, (group.replace("/", "."),))
             if may_say and _follows(runs, name, group):
-                told.setdefault(group, []).append(name)
+                implied.setdefault(group, []).append(name)
                 break
-    return told
-
-
-def typed(value: Any) -> str:
-    """A value as Hydra's command line takes it, before the shell's own quotes."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{typed(k)}:{typed(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(typed, value)) + "]"
-    if not isinstance(value, str):
-        return str(value)
-    if _REFERENCE.fullmatch(value) or (_BARE.fullmatch(value) and not _is_another_value(value)):
-        return value
-    return QuotedString(value, Quote.single).with_quotes()
+    return implied
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
@@ -147,7 +126,7 @@ def _is_in(name: str, sections: Collection[str]) -> bool:
 def _resolved(value: Any, flat: Mapping[str, Any]) -> Any:
     """Resolvers such as `oc.env` are not asked: the file may be a stranger's."""
     for _ in range(_DEEPEST):
-        reference = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
+        reference = REFERENCE.fullmatch(value) if isinstance(value, str) else None
         if reference is None or reference[1] not in flat:
             return value
         value = flat[reference[1]]
@@ -161,13 +140,3 @@ def _follows(runs: Sequence[Settings], name: str, group: str) -> bool:
         found.setdefault(run.choices.get(group), run.values.get(name)) == run.values.get(name)
         for run in runs
     )
-
-
-def _is_another_value(text: str) -> bool:
-    if text.lower() in _WORDS:
-        return True
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -16,6 +16,7 @@ from vgglab.config import guard
 from vgglab.config.errors import explain
 from vgglab.errors import InputError
 from vgglab.ranks import process_rank
+from vgglab.streams import outlive_readers
 
 BAD_INPUT = 2  # the exit code
 SWEEP = "multirun.yaml"  # Hydra writes it before the first job of a --multirun
@@ -29,12 +30,16 @@ _FIRST_SPEAKS = 10.0  # seconds
 
 
 @contextmanager
-def readable_errors() -> Iterator[None]:
+def readable_errors(*, outlives_output: bool = False) -> Iterator[None]:
     """Turn errors a person can mend into one line and exit code 2; bugs keep their traceback.
 
     A script uses it twice: around `main()`, for what Hydra refuses, and inside `main`, for what
     comes later; there it also removes the run folder if nothing has been written into it.
     It also puts the guard against strangers' configuration files in place.
+
+    Args:
+        outlives_output: work of days goes on when nobody reads standard output any more. Other
+            scripts end then, quietly.
     """
     if not FULL_TRACEBACK:
         os.environ[_SET_BY_US] = "1"
@@ -42,6 +47,7 @@ def readable_errors() -> Iterator[None]:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     guard.install()
+    outlive_readers(goes_on=outlives_output)
     argparse.ArgumentParser.error = _refuse  # type: ignore[assignment,method-assign]
     try:
         yield
@@ -60,6 +66,8 @@ def readable_errors() -> Iterator[None]:
             line = f"process {rank}: {line}"
         print(f"error: {line}", file=sys.stderr)
         sys.exit(BAD_INPUT)
+    finally:
+        sys.stdout.flush()  # Python's own, at its exit, would speak of a reader that is gone
 
 
 def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:

@@ -19,7 +19,9 @@ from hydra.errors import (
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
+from vgglab.config.secrets import line_without_secrets
 from vgglab.errors import InputError
+from vgglab.text import one_line
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -42,32 +44,37 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 
 
 def explain(error: BaseException) -> str | None:
-    """The one line for an error that the person can mend; None for one that is a bug."""
+    """The one line for an error that the person can mend, without secrets; None for a bug."""
+    line = _explained(error)
+    return None if line is None else line_without_secrets(line)
+
+
+def _explained(error: BaseException) -> str | None:
     if isinstance(error, InputError):
-        return _one_line(str(error))
+        return one_line(str(error))
     if isinstance(error, MissingConfigException):
         return _missing_choice(error)
     if isinstance(error, OverrideParseException):
-        return f"cannot read the override {error.override!r}: {_one_line(error.message)}"
+        return f"cannot read the override {error.override!r}: {one_line(error.message)}"
     if isinstance(error, ConfigCompositionException):
         cause = error.__cause__
         if isinstance(cause, OmegaConfBaseException) and cause.key is not None:
-            return _unknown_setting(cause) or _one_line(str(error))
-        return _one_line(str(error))
+            return _unknown_setting(cause) or one_line(str(error))
+        return one_line(str(error))
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is required: give {error.full_key}=... on the command line"
     if isinstance(error, OmegaConfBaseException):
         return _about_setting(error)
     if isinstance(error, HydraException):
-        return _one_line(str(error))
+        return one_line(str(error))
     if isinstance(error, OSError) and error.errno in _DISK:
-        return _one_line(f"{_file_of(error)}: {error.strerror}")
+        return one_line(f"{_file_of(error)}: {error.strerror}")
     if _is_lack_of_memory(error):
         asked = re.search(r"allocate ([\d.]+ \w+)", str(error))
         what = f" for {asked[1]}" if asked else ""
         return f"not enough memory{what}: fewer or smaller images, or a smaller network, need less"
     if re.match(r"sbatch: |Could not detect .srun.", str(error)):  # from submitit
-        return _one_line(f"hydra/launcher=slurm: {error}")
+        return one_line(f"hydra/launcher=slurm: {error}")
     if _raised_while_hydra_prepares(error):
         return _refused_by_hydra(error)
     return None
@@ -75,7 +82,7 @@ def explain(error: BaseException) -> str | None:
 
 def _about_setting(error: OmegaConfBaseException) -> str:
     """Such as an interpolation to nowhere; OmegaConf names the setting in a line of its own."""
-    message = _one_line(str(error).partition("\n")[0])
+    message = one_line(str(error).partition("\n")[0])
     message = message.removeprefix("InputError raised while resolving interpolation: ")
     return f"{error.full_key}: {message}" if error.full_key else message
 
@@ -84,15 +91,15 @@ def _refused_by_hydra(error: BaseException) -> str | None:
     """What Hydra lets pass from below: files that it cannot read, folders it cannot make."""
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
-        return _one_line(f"{mark.name}, line {mark.line + 1}: not YAML: {error.problem}")
+        return one_line(f"{mark.name}, line {mark.line + 1}: not YAML: {error.problem}")
     if isinstance(error, UnicodeDecodeError | YAMLError):
-        return _one_line(f"{_file_of(error)}: not a text file of YAML")
+        return one_line(f"{_file_of(error)}: not a text file of YAML")
     if isinstance(error, OSError):
-        return _one_line(str(error))  # such as a hydra.run.dir that cannot be made
+        return one_line(str(error))  # such as a hydra.run.dir that cannot be made
     if isinstance(error, ValueError) and _modules(error)[-1].startswith("hydra."):
         override = _frames(error)[-1].f_locals.get("override")  # such as model=null
         given = getattr(override, "input_line", None)
-        return _one_line(f"{given}: {error}" if given else str(error))
+        return one_line(f"{given}: {error}" if given else str(error))
     return None
 
 
@@ -169,7 +176,7 @@ def _missing_choice(error: MissingConfigException) -> str:
     repository = _frames(error)[-1].f_locals.get("repo") if error.__traceback__ else None
     options = error.options or (repository and repository.get_group_options(group))
     if not options:
-        return _one_line(str(error))
+        return one_line(str(error))
     return f"{group}={choice}: no such file in conf/{group}; {did_you_mean(choice, options)}"
 
 
@@ -183,11 +190,3 @@ def _unknown_setting(cause: OmegaConfBaseException) -> str | None:
     known = [str(known) for known in parent.keys()]  # noqa: SIM118 - a DictConfig
     where = section or "the configuration"
     return f"{name}: no such setting in {where}; {did_you_mean(key, known)}"
-
-
-def _one_line(text: str) -> str:
-    """A stranger's file name may hold what a terminal obeys: that is shown as Python writes it."""
-    line = re.sub(r"\s+", " ", text).strip()
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line
-    )

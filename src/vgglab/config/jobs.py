@@ -4,6 +4,7 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -14,18 +15,22 @@ from pydantic import (
     model_validator,
 )
 
-from vgglab.config.schema import Data, Device, Job, Network, Section, TrainConfig
+from vgglab.config.schema import Data, Device, Job, Network
 
 EvaluationPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
 # Sections 3.2 and 4 of the paper; vgglab.evaluation.protocols says what they do.
 EvaluationProtocol = Literal["center_crop", "dense", "multi_crop", "dense_multi_crop"]
+Several = Annotated[
+    list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+]
+"""A list, or its one item alone."""
 Scales = Annotated[list[PositiveInt], Field(min_length=1)]
 
 
 class EvaluateConfig(Job):
     """conf/evaluate.yaml"""
 
-    checkpoint: str | Annotated[list[str], Field(min_length=1)] | None
+    checkpoint: Annotated[Several, Field(min_length=1)] | None
     weights: str | None
     model: Network | None = None
     data: Data | None = None
@@ -54,7 +59,7 @@ class PaperTablesConfig(Job):
     """conf/paper_tables.yaml"""
 
     table: list[int]
-    checkpoints: list[str]
+    checkpoints: Several
     data: Data | None = None
     cache: str
     batch_size: PositiveInt | None
@@ -76,11 +81,6 @@ class PaperTablesConfig(Job):
         if not table or min(table) < 1 or max(table) > 7:
             raise ValueError(f"{table}; choices: one or several of the paper's tables 1 to 7")
         return table
-
-    @field_validator("checkpoints", mode="before")
-    @classmethod
-    def _several_checkpoints(cls, checkpoints: Any) -> Any:
-        return [checkpoints] if isinstance(checkpoints, str) else checkpoints
 
     @model_validator(mode="after")
     def _has_networks(self) -> "PaperTablesConfig":
@@ -118,7 +118,7 @@ class ExtractFeaturesConfig(SubjectJob):
 class LinearProbeConfig(Job):
     """conf/linear_probe.yaml"""
 
-    features: str | Annotated[list[str], Field(min_length=1)]
+    features: Annotated[Several, Field(min_length=1)]
     # One is held out to choose the constant, and one must be left.
     train_per_class: Annotated[int, Field(ge=2)]
     test_per_class: PositiveInt | None
@@ -193,16 +193,11 @@ class ReceptiveFieldConfig(SubjectJob):
 class CompareConfig(Job):
     """conf/compare.yaml"""
 
-    runs: Annotated[list[str], Field(min_length=1)]
+    runs: Annotated[Several, Field(min_length=1)]
     sort: str
     ignore: list[str]
     price: PositiveFloat | None
     format: Literal["table", "markdown", "csv", "json"]
-
-    @field_validator("runs", mode="before")
-    @classmethod
-    def _several_runs(cls, runs: Any) -> Any:
-        return [runs] if isinstance(runs, str) else runs
 
 
 class CompareStacksConfig(Job):
@@ -271,12 +266,7 @@ class ReplayConfig(Job):
 class ReportConfig(Job):
     """conf/report.yaml"""
 
-    runs: Annotated[list[str], Field(min_length=1)]
-
-    @field_validator("runs", mode="before")
-    @classmethod
-    def _several_runs(cls, runs: Any) -> Any:
-        return [runs] if isinstance(runs, str) else runs
+    runs: Annotated[Several, Field(min_length=1)]
 
 
 class ScreenshotsConfig(Job):
@@ -294,67 +284,3 @@ class ExportWeightsConfig(Job):
 
     checkpoint: str
     output: str
-
-
-class PlanConfig(TrainConfig):
-    """conf/plan.yaml: a training run, and where it is to be."""
-
-    hardware: dict[str, Any]
-    devices: PositiveInt | Annotated[list[PositiveInt], Field(min_length=1)] | None
-    num_nodes: PositiveInt | None
-    batch_size: Literal["auto"] | None
-    scaling: Literal["strong", "weak"] | None
-    images: PositiveInt | None
-    classes: Annotated[int, Field(ge=2)] | None
-    image_bytes: NonNegativeFloat | None
-    format: Literal["table", "json"]
-
-    @field_validator("devices", mode="before")
-    @classmethod
-    def _range_of_devices(cls, devices: Any) -> Any:
-        """The powers of two of a range such as `1..4096`."""
-        if not isinstance(devices, str):
-            return devices
-        if ends := re.fullmatch(r"(\d{1,9})\.\.(\d{1,9})", devices):
-            powers = [2**exponent for exponent in range(30)]
-            if found := [power for power in powers if int(ends[1]) <= power <= int(ends[2])]:
-                return found
-        raise ValueError(f"{devices}: give a number, a list [1,8] or a range 1..4096")
-
-    @field_validator("batch_size", mode="before")
-    @classmethod
-    def _number_is_of_the_data(cls, batch_size: Any) -> Any:
-        if isinstance(batch_size, int):
-            raise ValueError(f"{batch_size}: a number is data.batch_size={batch_size}")
-        return batch_size
-
-
-# What sbatch reads from the head of a script, a line each.
-_Name = Annotated[str, Field(pattern=r"^[\w.,:@/+-]+$")]
-_Line = Annotated[str, Field(pattern=r"^[^\n]+$")]
-
-
-class SlurmConfig(Section):
-    """What a cluster is asked for beside the devices of `accelerator`."""
-
-    partition: _Name | None
-    account: _Name | None
-    qos: _Name | None
-    time: str | None
-    warning_seconds: Annotated[int, Field(ge=1, le=65535)]  # SLURM takes no more
-    options: dict[_Name, bool | int | _Line] | None
-    setup: list[_Line]
-    command: _Line | None
-
-    @field_validator("time", mode="before")
-    @classmethod
-    def _is_a_time(cls, time: Any) -> Any:
-        if time is not None and not re.fullmatch(r"\d+|(\d+-)?\d+(:\d\d){1,2}|\d+-\d+", str(time)):
-            raise ValueError(f"{time}; give minutes, or as in 24:00:00 and 2-00:00:00")
-        return time if time is None else str(time)
-
-
-class SbatchConfig(TrainConfig):
-    """conf/sbatch.yaml: a training run, and the job that it is to be."""
-
-    slurm: SlurmConfig

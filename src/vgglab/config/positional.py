@@ -4,8 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra.core.override_parser.types import Quote, QuotedString
-
+from vgglab.config.typed import typed
 from vgglab.errors import InputError
 
 _SETTING = re.compile(r"[~+]*(hydra/)?[\w.@]+=.*", re.DOTALL)
@@ -14,7 +13,7 @@ _WITH_VALUE = re.compile(r"--(cfg|package|config-path|config-name|config-dir)|-(
 
 
 def paths_as_setting(arguments: Sequence[str], name: str) -> list[str]:
-    """`scripts/compare.py logs/a logs/b` means `runs=['logs/a','logs/b']`.
+    """`scripts/compare.py logs/a logs/b` means `runs=[logs/a,logs/b]`.
 
     A word is a path unless it is an option, or looks like a setting (a name without `/`, then `=`)
     and there is no such folder.
@@ -39,5 +38,4 @@ def paths_as_setting(arguments: Sequence[str], name: str) -> list[str]:
         return others
     if any(word.startswith(f"{name}=") for word in others):
         raise InputError(f"give paths alone or {name}=[...], not both: {paths[0]}")
-    quoted = (QuotedString(path, Quote.single).with_quotes() for path in paths)
-    return [f"{name}=[{','.join(quoted)}]", *others]
+    return [f"{name}={typed(paths)}", *others]

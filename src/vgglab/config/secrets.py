@@ -7,7 +7,9 @@ HIDDEN = "***"
 
 _NAME = re.compile(
     r"secret|password|passwd|passphrase|api[_-]?key|(access|private)_?key|credential|env_set"
-    r"|authorization|bearer|signature|\bsig\b|\bpwd\b",
+    r"|authorization|bearer|signature|\bsig\b|\bpwd\b"
+    # As the last part alone: `monitor_key` and `sort.key.order` name other things.
+    r"""|(?<![\w-])(key|auth|dsn|webhook)(?=['"]?\s*[=:]|\Z)""",
     re.IGNORECASE,
 )
 # Of a network's arguments, some count or embed tokens; a secret one is a text.
@@ -24,6 +26,8 @@ _KEYED = (
     re.compile(r"""(?<![\w.-])[\w.-]+['"]?\s*:(?!//)\s*"""),
     re.compile(r"""'[^']*'|"[^"]*"|[^,}]*"""),
 )
+# In a line for people the reason stands behind the value.
+_IN_A_LINE = re.compile(r"""'[^']*'|"[^"]*"|[^\s,]*(?<![:;.)'"])""")
 # user:password, or a token alone; in an override, Hydra escapes the colons.
 _LOGIN = re.compile(r"(\w\\?://)[^/\s]+@")
 
@@ -44,6 +48,11 @@ def without_secrets(value: Any) -> Any:
             value = _masked(value, names, values)
         return _LOGIN.sub(rf"\1{HIDDEN}@", value)
     return value
+
+
+def line_without_secrets(line: str) -> str:
+    """The same for a line that tells a person of an error: its words stay, whatever they are of."""
+    return _LOGIN.sub(rf"\1{HIDDEN}@", _masked(line, _ASSIGNED[0], _IN_A_LINE))
 
 
 def _named(name: str, value: Any) -> Any:

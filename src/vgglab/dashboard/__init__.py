@@ -1,1 +1,1 @@
-"""Callbacks that draw for TensorBoard."""
+"""Callbacks that draw for TensorBoard, and TensorBoard itself: shown, and photographed."""

@@ -9,6 +9,8 @@ import yaml  # type: ignore[import-untyped]
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from vgglab.config.typed import flatten
+from vgglab.reporting.markdown import pipe_table
 from vgglab.reporting.tensorboard import boards
 
 # The page of custom scalars: what belongs together in one chart.
@@ -62,23 +64,10 @@ def configuration_text(config: dict[str, Any]) -> str:
 
 def environment_text(environment: dict[str, Any]) -> str:
     """`environment.json` as Markdown: the command, then a table."""
-    lines = [_block(environment["command"]), "", "| | |", "| --- | --- |"]
     rest = {name: value for name, value in environment.items() if name != "command"}
-    for name, value in _leaves(rest):
-        shown = str(value).replace("|", "\\|")
-        lines.append(f"| {name} | {shown} |")
-    return "\n".join(lines)
-
-
-def _leaves(nested: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted names and values; what could not be found out is left out."""
-    found: list[tuple[str, Any]] = []
-    for name, value in nested.items():
-        if isinstance(value, dict):
-            found += _leaves(value, f"{prefix}{name}.")
-        elif value not in (None, []):
-            found.append((f"{prefix}{name}", value))
-    return found
+    # What could not be found out is left out.
+    rows = [(k, str(value)) for k, value in flatten(rest).items() if value not in ("null", "[]")]
+    return f"{_block(environment['command'])}\n\n{pipe_table(('', ''), rows, ())}"
 
 
 def _block(text: str) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vgglab.data import ImageDataModule
+from vgglab.dashboard.drawing import datamodule
 from vgglab.networks import layer_names
 from vgglab.networks.vgg import VGG
 from vgglab.reporting.tensorboard import boards
@@ -43,9 +43,9 @@ class ModelGraph(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or not trainer.is_global_zero or not boards(trainer):
             return
-        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         network: nn.Module = pl_module.network  # type: ignore[assignment]
-        shape = (data.preprocessing.channels, *data.preprocessing.size)
+        preprocessing = datamodule(trainer).preprocessing
+        shape = (preprocessing.channels, *preprocessing.size)
         try:
             self._graph = network_graph(network, shape)
         except (RuntimeError, TypeError, ValueError, AttributeError) as error:
@@ -55,12 +55,9 @@ class ModelGraph(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._graph is None:
             return
-        from tensorboard.compat.proto.event_pb2 import Event
-
         for board in boards(trainer):
             if board.begins:
-                event = Event(graph_def=self._graph.SerializeToString())
-                board.experiment._get_file_writer().add_event(event)
+                board.write_graph(self._graph)
 
 
 def network_graph(network: nn.Module, shape: Sequence[int]) -> "GraphDef":
@@ -161,7 +158,6 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.alive += made
 
     def graph(self, output: Any) -> "GraphDef":
-        # Lazily: all of TensorBoard's protocol buffers.
         from tensorboard.compat.proto.graph_pb2 import GraphDef
         from tensorboard.compat.proto.versions_pb2 import VersionDef
 

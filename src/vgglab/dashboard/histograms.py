@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,10 @@ from torch.optim import Optimizer
 
 from vgglab.networks import layer_names
 from vgglab.networks.vgg import VGG
-from vgglab.reporting.tensorboard import TensorBoard, boards
+from vgglab.reporting.tensorboard import boards
+
+if TYPE_CHECKING:
+    from tensorboard.compat.proto.summary_pb2 import Summary
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +79,10 @@ class Histograms(Callback):
                 values[f"gradients/{name}"] = weight.grad
         counted = zip(values, count(list(values.values())), strict=True)
         histograms = {tag: histogram for tag, histogram in counted if histogram is not None}
+        summary = _summary(histograms)
         for board in boards(trainer):
             # The step that is being made, counted from 0: `global_step` has not moved yet.
-            _write(board, histograms, trainer.global_step)
+            board.write(summary, trainer.global_step)
 
 
 def layer_weights(network: nn.Module) -> dict[str, nn.Parameter]:
@@ -141,9 +145,9 @@ def _spacing(size: int) -> int:
     return spacing
 
 
-def _write(board: TensorBoard, histograms: Mapping[str, Histogram], step: int) -> None:
-    # Lazily: TensorBoard's protocol buffers. In its own form, of half the size of
-    # `add_histogram_raw`'s older one, whose checksum is most of the cost.
+def _summary(histograms: Mapping[str, Histogram]) -> "Summary":
+    """In TensorBoard's own form, of half the size of `add_histogram_raw`'s older one, whose
+    checksum is most of the cost."""
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.compat.proto.tensor_pb2 import TensorProto
     from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
@@ -162,4 +166,4 @@ def _write(board: TensorBoard, histograms: Mapping[str, Histogram], step: int) -
             metadata=create_summary_metadata(display_name=tag, description=""),
             tensor=TensorProto(dtype=DT_FLOAT, tensor_shape=shape, tensor_content=rows.tobytes()),
         )
-    board.experiment._get_file_writer().add_summary(summary, step)
+    return summary

@@ -1,25 +1,27 @@
 """The images that a network takes for something else most surely."""
 
 import base64
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Le
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor, distributed
+from torch import Tensor
 
-from vgglab.dashboard.subjects import is_due, step_of
-from vgglab.dashboard.tiles import Line, answer, captioned, png, show, thumbnail
-from vgglab.data import ImageDataModule
+from vgglab.dashboard.drawing import datamodule, dispensable, is_due, step_of
+from vgglab.dashboard.tiles import Line, answer_line, captioned, show
 from vgglab.files import replace_file
+from vgglab.reporting.pixels import png, thumbnail
+from vgglab.reporting.record import Mistake, Mistakes
 from vgglab.reporting.tensorboard import boards
 
 
-class Mistake(NamedTuple):
-    """One image of a set."""
+@dataclass(frozen=True)
+class Candidate:
+    """One image of a set that is taken for something else."""
 
     probability: float
     """Of the predicted class."""
@@ -27,7 +29,7 @@ class Mistake(NamedTuple):
     true: int
     """The class, as a label."""
     predicted: int
-    place: int
+    index: int
     """In the set."""
 
 
@@ -44,20 +46,20 @@ class Worst:
         self._probabilities = torch.full((count, 2), -1.0, device=device)
         self._numbers = torch.zeros(count, 3, dtype=torch.int64, device=device)
 
-    def add(self, logits: Tensor, labels: Tensor, places: Sequence[int]) -> None:
+    def add(self, logits: Tensor, labels: Tensor, indices: Sequence[int]) -> None:
         """Count a batch.
 
         Args:
             logits: (N, C).
             labels: (N,) int64.
-            places: N, of the images in their set.
+            indices: N, of the images in their set.
         """
         every = logits.detach().float().softmax(1)
         probability, predicted = every.max(1)
         # A number that is not finite is greater than none, and so no mistake.
         wrong = (predicted != labels) & (probability > 0)
         true_probability = every.gather(1, labels[:, None])[:, 0]
-        where = torch.tensor(places).to(labels.device, non_blocking=True)
+        where = torch.tensor(indices).to(labels.device, non_blocking=True)
         found = torch.stack([probability.where(wrong, -1), true_probability], 1)
         probabilities = torch.cat([self._probabilities, found])
         numbers = torch.cat([self._numbers, torch.stack([labels, predicted, where], 1)])
@@ -66,19 +68,16 @@ class Worst:
         kept = order[: len(self._numbers)]
         self._probabilities, self._numbers = probabilities[kept], numbers[kept]
 
-    def of_all(self, trainer: Trainer) -> list[Mistake]:
+    def of_all(self, trainer: Trainer) -> list[Candidate]:
         """Those of all processes together; all of them must ask."""
-        gathered = []
-        for part in (self._probabilities, self._numbers):
-            parts = [part]
-            if trainer.world_size > 1:
-                parts = [torch.empty_like(part) for _ in range(trainer.world_size)]
-                distributed.all_gather(parts, part)
-            gathered.append(torch.cat(parts).tolist())
-        found = [Mistake(*shares, *numbers) for shares, numbers in zip(*gathered, strict=True)]
+        gathered = [
+            trainer.strategy.all_gather(part).reshape(-1, part.shape[1]).tolist()
+            for part in (self._probabilities, self._numbers)
+        ]
+        found = [Candidate(*shares, *numbers) for shares, numbers in zip(*gathered, strict=True)]
         mistakes = sorted(
             (mistake for mistake in found if mistake.probability > 0),
-            key=lambda mistake: (-mistake.probability, mistake.place),
+            key=lambda mistake: (-mistake.probability, mistake.index),
         )
         return mistakes[: len(self._numbers)]
 
@@ -107,8 +106,7 @@ class WorstMistakes(Callback):
         self._worst: Worst | None = None
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trains = trainer.state.fn == "fit" and not trainer.sanity_checking
-        due = trains and is_due(trainer, self.every_n_epochs)
+        due = is_due(trainer, self.every_n_epochs)
         self._worst = Worst(self.count, pl_module.device) if due else None
 
     def on_validation_batch_end(
@@ -118,7 +116,7 @@ class WorstMistakes(Callback):
         outputs: Any,
         batch: Any,
         batch_idx: int,
-        dataloader_idx: int = 0,
+        *rest: int,
     ) -> None:
         self._add(trainer.val_dataloaders, outputs, batch_idx)
 
@@ -136,7 +134,7 @@ class WorstMistakes(Callback):
         outputs: Any,
         batch: Any,
         batch_idx: int,
-        dataloader_idx: int = 0,
+        *rest: int,
     ) -> None:
         self._add(trainer.test_dataloaders, outputs, batch_idx)
 
@@ -146,44 +144,45 @@ class WorstMistakes(Callback):
         images = self._show(trainer, "test", mistakes, trainer.global_step)
         if not trainer.is_global_zero:
             return
-        classes = trainer.datamodule.classes  # type: ignore[attr-defined]
+        classes = datamodule(trainer).classes
         rows = [
-            {
-                "true": classes[mistake.true],
-                "predicted": classes[mistake.predicted],
-                "probability": mistake.probability,
-                "true_probability": mistake.true_probability,
-                "index": mistake.place,
-                "image": base64.b64encode(png(image)).decode(),
-            }
-            for mistake, image in zip(mistakes, images, strict=True)
+            Mistake(
+                true=classes[found.true],
+                predicted=classes[found.predicted],
+                probability=found.probability,
+                true_probability=found.true_probability,
+                index=found.index,
+                image=base64.b64encode(png(image)),
+            )
+            for found, image in zip(mistakes, images, strict=True)
         ]
-        content = json.dumps({"mistakes": rows})
+        content = Mistakes(mistakes=rows).model_dump_json()
         replace_file(self.run_dir / "mistakes.json", content.encode())
 
     def _add(self, loader: Any, outputs: Any, batch_idx: int) -> None:
         if self._worst is not None:
-            places = loader.sampler.images_of(batch_idx)
-            self._worst.add(outputs["logits"], outputs["labels"], places)
+            indices = loader.sampler.images_of(batch_idx)
+            self._worst.add(outputs["logits"], outputs["labels"], indices)
 
     def _show(
-        self, trainer: Trainer, split: str, mistakes: Sequence[Mistake], step: int
+        self, trainer: Trainer, split: str, mistakes: Sequence[Candidate], step: int
     ) -> list[Tensor]:
         """Draw them, in the first process; returns their images."""
         if not trainer.is_global_zero or not mistakes:
             return []
-        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        data = datamodule(trainer)
         stored = data.sets[split]
         images = [
-            thumbnail(data.preprocessing.fit(stored.image(mistake.place))) for mistake in mistakes
+            thumbnail(data.preprocessing.fit(stored.image(mistake.index))) for mistake in mistakes
         ]
         captions = [
             [
-                answer(data.classes[mistake.predicted], mistake.probability, is_right=False),
+                answer_line(data.classes[mistake.predicted], mistake.probability, is_right=False),
                 Line(f"is {data.classes[mistake.true]}", f"{mistake.true_probability:.0%}"),
             ]
             for mistake in mistakes
         ]
-        picture = captioned(images, captions, columns=4)
-        show(picture, f"{split}/mistakes", step, boards(trainer))
+        with dispensable(f"{split}/mistakes"):
+            picture = captioned(images, captions, columns=4)
+            show(picture, f"{split}/mistakes", step, boards(trainer))
         return images

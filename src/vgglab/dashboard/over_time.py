@@ -11,14 +11,21 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from vgglab.config.errors import did_you_mean
-from vgglab.dashboard.subjects import Examples, examples, is_due, step_of, whole_network
-from vgglab.dashboard.tiles import Line, answer, captioned, show, thumbnail
-from vgglab.data import ImageDataModule
+from vgglab.dashboard.drawing import (
+    Examples,
+    datamodule,
+    dispensable,
+    examples,
+    is_due,
+    step_of,
+    whole_network,
+)
+from vgglab.dashboard.tiles import Line, answer_line, captioned, show
 from vgglab.errors import InputError
-from vgglab.inspection.attribution import evaluation_mode, grad_cam
-from vgglab.inspection.figures import filter_grid, heated
 from vgglab.networks import VGG, extract, layer_names
-from vgglab.prediction.heat import heat_layer
+from vgglab.networks.attribution import grad_cam, heat_layer
+from vgglab.networks.layers import evaluation_mode
+from vgglab.reporting.pixels import filter_grid, heated, thumbnail
 from vgglab.reporting.tensorboard import TensorBoard, boards
 
 log = logging.getLogger(__name__)
@@ -55,10 +62,9 @@ class OverTime(Callback):
         with whole_network(trainer, pl_module) as network:
             if not trainer.is_global_zero or not onto:
                 return
-            with evaluation_mode(network), torch.no_grad():
-                picture = self.picture(trainer, network)
-        if picture is not None:
-            show(picture, self.tag, self._drawn, onto)
+            with dispensable(self.tag), evaluation_mode(network), torch.no_grad():
+                if (picture := self.picture(trainer, network)) is not None:
+                    show(picture, self.tag, self._drawn, onto)
 
     @abstractmethod
     def picture(self, trainer: Trainer, network: nn.Module) -> Tensor | None:
@@ -104,29 +110,33 @@ class GradCamOverTime(OverTime):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         network: nn.Module = pl_module.network  # type: ignore[assignment]
-        if stage != "fit":
+        if stage == "fit" and trainer.is_global_zero and not isinstance(network, VGG):
+            kind = type(network).__name__
+            log.warning("no Grad-CAM in TensorBoard: the layers of a %s have no names", kind)
+
+    def refuse_misfit(self, network: nn.Module) -> None:
+        """Look for `layer` before the run begins, in all processes: only one of them draws.
+
+        Raises:
+            InputError: the network has no such maps.
+        """
+        if self.layer is None or not isinstance(network, VGG):
             return
-        if not isinstance(network, VGG):
-            if trainer.is_global_zero:
-                kind = type(network).__name__
-                log.warning("no Grad-CAM in TensorBoard: the layers of a %s have no names", kind)
-        elif self.layer is not None:
-            # Now and in all processes: only one of them draws.
-            maps = [name for name, path in layer_names(network).items() if "features" in path]
-            if self.layer not in maps:
-                choices = did_you_mean(self.layer, maps)
-                raise InputError(f"Grad-CAM: layer={self.layer} has no maps; {choices}")
+        maps = [name for name, path in layer_names(network).items() if "features" in path]
+        if self.layer not in maps:
+            choices = did_you_mean(self.layer, maps)
+            raise InputError(f"Grad-CAM: layer={self.layer} has no maps; {choices}")
 
     def picture(self, trainer: Trainer, network: nn.Module) -> Tensor | None:
-        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        data = datamodule(trainer)
         if not isinstance(network, VGG):
             return None
         if self._examples is None:
             self._examples = examples(data, self.count)
-        layer = self.layer or heat_layer(network, data.preprocessing)
+        pixels, labels = self._examples
+        layer = self.layer or heat_layer(network, pixels.shape[1:])
         if layer is None:
             return None
-        pixels, labels = self._examples
         like = next(network.parameters())
         images = data.preprocessing.normalize(pixels.to(like.device)).to(like.dtype)
         # Layer by layer: a compiled network would be compiled again for so many images.
@@ -140,7 +150,9 @@ class GradCamOverTime(OverTime):
             label, found = int(labels[place]), int(predicted[place])
             captions.append(
                 [
-                    answer(data.classes[found], float(probability[place]), is_right=found == label),
+                    answer_line(
+                        data.classes[found], float(probability[place]), is_right=found == label
+                    ),
                     Line(f"is {data.classes[label]}"),
                 ]
             )

@@ -1,7 +1,5 @@
 """Pictures that are drawn once: what the network is given, can see, and confuses."""
 
-import json
-import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,18 +10,17 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from vgglab.dashboard.subjects import examples, step_of, whole_network
-from vgglab.dashboard.tiles import Line, captioned, show, thumbnail
+from vgglab.dashboard.drawing import datamodule, dispensable, examples, step_of, whole_network
+from vgglab.dashboard.tiles import Line, captioned, show
 from vgglab.data import ImageDataModule
 from vgglab.files import replace_file
-from vgglab.inspection.attribution import evaluation_mode
-from vgglab.inspection.figures import rendered
 from vgglab.networks import receptive_field
 from vgglab.networks.effective_field import Box, central_box
-from vgglab.reporting.pictures import confusion_figure, image_grid
+from vgglab.networks.layers import evaluation_mode
+from vgglab.reporting.confusion import confusion_figure
+from vgglab.reporting.pixels import image_grid, rendered, thumbnail
+from vgglab.reporting.record import Confusion
 from vgglab.reporting.tensorboard import boards
-
-log = logging.getLogger(__name__)
 
 _FRAME = (255, 127, 14)
 _OUTSIDE = 0.3  # the brightness of what a unit does not see
@@ -49,9 +46,10 @@ class AugmentedImages(Callback):
     ) -> None:
         if trainer.global_step > 0 or batch_idx > 0:
             return
-        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        images = data.preprocessing.denormalize(batch[0][: self.count]).cpu()
-        show(image_grid(images), "images/augmented", 0, boards(trainer))
+        given = batch[0][: self.count]
+        with dispensable("images/augmented"):
+            images = datamodule(trainer).preprocessing.denormalize(given).cpu()
+            show(image_grid(images), "images/augmented", 0, boards(trainer))
 
 
 class ReceptiveField(Callback):
@@ -66,12 +64,9 @@ class ReceptiveField(Callback):
         with whole_network(trainer, pl_module) as network:
             if not trainer.is_global_zero or not onto:
                 return
-            try:
-                picture = fields_picture(network, trainer.datamodule)  # type: ignore[attr-defined]
-            except ValueError as error:
-                log.warning("no receptive fields in TensorBoard: %s", error)
-                return
-        show(picture, "network/receptive_field", step_of(trainer), onto)
+            with dispensable("network/receptive_field"):
+                picture = fields_picture(network, datamodule(trainer))
+                show(picture, "network/receptive_field", step_of(trainer), onto)
 
 
 def fields_picture(network: nn.Module, data: ImageDataModule) -> Tensor:
@@ -81,6 +76,8 @@ def fields_picture(network: nn.Module, data: ImageDataModule) -> Tensor:
         ValueError: the receptive fields are not known; see `vgglab.networks.receptive_field`.
     """
     last = {row.jump: row.name for row in receptive_field(network)}
+    if not last:
+        raise ValueError("the network has no convolution and no pool")
     image = examples(data, 1).images
     like = next(network.parameters())
     given = data.preprocessing.normalize(image.to(like.device)).to(like.dtype)
@@ -124,17 +121,11 @@ class ConfusionMatrix(Callback):
         self._counts: MulticlassConfusionMatrix | None = None
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        classes = trainer.datamodule.classes  # type: ignore[attr-defined]
-        self._counts = MulticlassConfusionMatrix(len(classes)).to(pl_module.device)
+        classes = len(datamodule(trainer).classes)
+        self._counts = MulticlassConfusionMatrix(classes).to(pl_module.device)
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *rest: Any
     ) -> None:
         assert self._counts is not None
         self._counts.update(outputs["logits"], outputs["labels"])
@@ -143,9 +134,10 @@ class ConfusionMatrix(Callback):
         assert self._counts is not None
         matrix = self._counts.compute().cpu()
         if trainer.is_global_zero:
-            classes = list(trainer.datamodule.classes)  # type: ignore[attr-defined]
-            content = {"classes": classes, "matrix": matrix.tolist()}
-            replace_file(self.run_dir / "confusion.json", json.dumps(content).encode())
+            classes = list(datamodule(trainer).classes)
+            content = Confusion(classes=classes, matrix=matrix.tolist())
+            replace_file(self.run_dir / "confusion.json", content.model_dump_json().encode())
             if onto := boards(trainer):
-                picture = rendered(confusion_figure(matrix, classes))
-                show(picture, "test/confusion", trainer.global_step, onto)
+                with dispensable("test/confusion"):
+                    picture = rendered(confusion_figure(matrix, classes))
+                    show(picture, "test/confusion", trainer.global_step, onto)

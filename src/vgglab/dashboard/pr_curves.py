@@ -8,6 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric
 
+from vgglab.dashboard.drawing import datamodule, is_due, step_of
 from vgglab.reporting.tensorboard import boards
 
 # TensorBoard takes at most 127, and takes them to be evenly spaced from 0 to 1.
@@ -21,23 +22,22 @@ class PrecisionRecall(Callback):
 
     Args:
         max_classes: TensorBoard draws a chart a class.
-        val_every_n_epochs: epochs from one validation's curves to the next's. None: the test's
-            alone.
+        every_n_epochs: from one validation's curves to the next's, and after the last. None: the
+            test's alone.
     """
 
     def __init__(
         self,
         max_classes: Annotated[int, Ge(2)] = 20,
-        val_every_n_epochs: Annotated[int, Ge(1)] | None = 10,
+        every_n_epochs: Annotated[int, Ge(1)] | None = 10,
     ) -> None:
         self.max_classes = max_classes
-        self.val_every_n_epochs = val_every_n_epochs
+        self.every_n_epochs = every_n_epochs
         self._counts: ThresholdCounts | None = None
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._counts = None
-        every = self.val_every_n_epochs
-        if every and not trainer.sanity_checking and (trainer.current_epoch + 1) % every == 0:
+        if self.every_n_epochs and is_due(trainer, self.every_n_epochs):
             self._begin(trainer, pl_module)
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -45,28 +45,24 @@ class PrecisionRecall(Callback):
         self._begin(trainer, pl_module)
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *rest: Any
     ) -> None:
         if self._counts is not None:
             self._counts.update(outputs["logits"], outputs["labels"])
 
-    on_test_batch_end = on_validation_batch_end
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *rest: Any
+    ) -> None:
+        self.on_validation_batch_end(trainer, pl_module, outputs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # The last step done, counted from 0: what was written before a checkpoint stays.
-        self._draw(trainer, "val", max(trainer.global_step - 1, 0))
+        self._draw(trainer, "val", step_of(trainer))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._draw(trainer, "test", trainer.global_step)
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        classes = len(trainer.datamodule.classes)  # type: ignore[attr-defined]
+        classes = len(datamodule(trainer).classes)
         if boards(trainer) and classes <= self.max_classes:
             self._counts = ThresholdCounts(classes).to(pl_module.device)
 
@@ -76,7 +72,7 @@ class PrecisionRecall(Callback):
         counts = self._counts.compute().cpu()  # of all processes, which all must ask
         if not trainer.is_global_zero:
             return
-        for name, (right, wrong) in zip(trainer.datamodule.classes, counts, strict=True):  # type: ignore[attr-defined]
+        for name, (right, wrong) in zip(datamodule(trainer).classes, counts, strict=True):
             if right[0] == 0:
                 continue
             curve = {

@@ -17,6 +17,10 @@ from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.autograd.profiler_util import EventList, FunctionEvent
 from torch.profiler import ProfilerActivity, profile, schedule
 
+from vgglab.dashboard.drawing import step_of
+from vgglab.dashboard.tiles import show
+from vgglab.reporting.markdown import pipe_table
+from vgglab.reporting.pixels import rendered
 from vgglab.reporting.tensorboard import boards
 from vgglab.reporting.terminal import console
 
@@ -64,12 +68,7 @@ class Profile(Callback):
         self._done = 0
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *rest: Any
     ) -> None:
         if not trainer.is_global_zero:
             return
@@ -101,11 +100,11 @@ class Profile(Callback):
         self._profile.export_chrome_trace(str(folder / "trace.pt.trace.json"))
         steps = self._done - self.skip - _WARM_UP
         table = operator_table(self._profile.key_averages(), steps, self.rows)
-        step = max(trainer.global_step - 1, 0)
-        for board in boards(trainer):
+        step, onto = step_of(trainer), boards(trainer)
+        for board in onto:
             board.experiment.add_text("profile/operators", table, step)
-            figure = timeline_figure(self._profile.events())  # type: ignore[no-untyped-call]
-            board.experiment.add_figure("profile/timeline", figure, step)
+        figure = timeline_figure(self._profile.events())  # type: ignore[no-untyped-call]
+        show(rendered(figure), "profile/timeline", step, onto)
         console.print(table)
         self._profile = None
 
@@ -134,19 +133,18 @@ def operator_table(operators: EventList, steps: int, rows: int) -> str:
     work = [(time, o) for time, o in own if time and not o.key.startswith(_STEP)]
     total = sum(time for time, _ in work)
     where = "GPU" if on_gpu else "CPU"
+    heading = f"{steps} steps, {total / 1000 / steps:.1f} ms of operators a step on the {where}"
     lines = [
-        f"{steps} steps, {total / 1000 / steps:.1f} ms of operators a step on the {where}",
-        "",
-        f"| operator | {where} ms a step | share | calls a step |",
-        "| --- | ---: | ---: | ---: |",
-    ]
-    for time, operator in sorted(work, key=lambda pair: -pair[0])[:rows]:
-        name = operator.key.replace("|", "\\|")[:_NAME_LENGTH]
-        lines.append(
-            f"| {name} | {time / 1000 / steps:.3f} | {time / total:.1%} | "
-            f"{operator.count / steps:.1f} |"
+        (
+            operator.key[:_NAME_LENGTH],
+            f"{time / 1000 / steps:.3f}",
+            f"{time / total:.1%}",
+            f"{operator.count / steps:.1f}",
         )
-    return "\n".join(lines)
+        for time, operator in sorted(work, key=lambda pair: -pair[0])[:rows]
+    ]
+    columns = ("operator", f"{where} ms a step", "share", "calls a step")
+    return f"{heading}\n\n{pipe_table(columns, lines, range(1, 4))}"
 
 
 def _lanes(

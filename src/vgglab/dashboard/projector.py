@@ -1,30 +1,29 @@
 """Test images as the last layer gets them: points that TensorBoard's projector lays out."""
 
-import io
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Interval
 from lightning import Callback, LightningModule, Trainer
-from PIL import Image
 from torch import Tensor, nn
 from torch.distributed import all_gather_object
 from torch.nn.modules.module import register_module_forward_pre_hook
-from torchvision.transforms import v2
 from torchvision.utils import make_grid
 
-from vgglab.data import ImageDataModule
+from vgglab.dashboard.drawing import datamodule, dispensable
 from vgglab.files import replace_file
+from vgglab.reporting.pixels import png, thumbnail
 from vgglab.reporting.tensorboard import boards
 
 log = logging.getLogger(__name__)
 
-_THUMBNAIL = 64  # pixels, the longer side
+_THUMBNAIL = 64  # pixels of the longer side, at most
 _COLUMNS = 128  # of 64 pixels: 8192, the most that TensorBoard's projector takes
 _CONFIG = """\
 embeddings {{
@@ -40,10 +39,11 @@ embeddings {{
 """
 
 
-class Point(NamedTuple):
+@dataclass(frozen=True)
+class Point:
     """One test image."""
 
-    place: int
+    index: int
     """In the test set."""
     label: int
     predicted: int
@@ -75,18 +75,13 @@ class Projector(Callback):
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._points, self._chosen = [], set()
         if boards(trainer):
-            labels = trainer.datamodule.sets["test"].labels  # type: ignore[attr-defined]
+            labels = datamodule(trainer).sets["test"].labels
             self._chosen = set(first_of_each_class(labels, self.count).tolist())
 
     def on_test_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, *rest: int
     ) -> None:
-        if not self._chosen.isdisjoint(_places(trainer, batch_idx)):
+        if not self._chosen.isdisjoint(_indices(trainer, batch_idx)):
             self._inputs = self._listening.enter_context(inputs_of_dense_layers())
 
     def on_test_batch_end(
@@ -96,28 +91,29 @@ class Projector(Callback):
         outputs: Any,
         batch: tuple[Tensor, Tensor],
         batch_idx: int,
-        dataloader_idx: int = 0,
+        *rest: int,
     ) -> None:
         self._listening.close()
-        places = _places(trainer, batch_idx)
-        rows = [row for row, place in enumerate(places) if place in self._chosen]
+        indices = _indices(trainer, batch_idx)
+        rows = [row for row, index in enumerate(indices) if index in self._chosen]
         if not rows:
             return
-        if not self._inputs:
-            log.warning("no projector: the network has no dense layer")
+        # One that runs at each position of a map is given more vectors than there are images.
+        if not self._inputs or len(self._inputs[-1]) != len(indices):
+            if trainer.is_global_zero:
+                log.warning("no projector: no dense layer is given a vector an image")
             self._chosen = set()
             return
-        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        thumbnails = _thumbnails(data.preprocessing.denormalize(batch[0][rows]))
+        images = datamodule(trainer).preprocessing.denormalize(batch[0][rows])
         confidence = outputs["logits"][rows].float().softmax(1).max(1)
         self._points += map(
             Point,
-            [places[row] for row in rows],
+            [indices[row] for row in rows],
             outputs["labels"][rows].tolist(),
             confidence.indices.tolist(),
             confidence.values.tolist(),
             self._inputs[-1].flatten(1)[rows].float().cpu(),
-            thumbnails.cpu(),
+            thumbnail(images, _THUMBNAIL).cpu(),
         )
 
     def on_exception(
@@ -133,10 +129,10 @@ class Projector(Callback):
             points = [point for part in parts for point in part]
         if not points or not trainer.is_global_zero:
             return
-        points.sort(key=lambda point: point.place)
-        classes = trainer.datamodule.classes  # type: ignore[attr-defined]
-        for board in boards(trainer):
-            _write(Path(board.log_dir), points, classes)
+        points.sort(key=lambda point: point.index)
+        with dispensable("projector"):
+            for board in boards(trainer):
+                _write(Path(board.log_dir), points, datamodule(trainer).classes)
 
 
 def first_of_each_class(labels: Tensor, count: int) -> Tensor:
@@ -155,10 +151,10 @@ def first_of_each_class(labels: Tensor, count: int) -> Tensor:
     return (turn * len(sizes) + labels).argsort()[:count].sort().values
 
 
-def _places(trainer: Trainer, batch_idx: int) -> list[int]:
-    """The test set's images in a batch of this process."""
-    places: list[int] = trainer.test_dataloaders.sampler.images_of(batch_idx)  # type: ignore[union-attr]
-    return places
+def _indices(trainer: Trainer, batch_idx: int) -> list[int]:
+    """Those of a batch's images in the test set, in this process."""
+    indices: list[int] = trainer.test_dataloaders.sampler.images_of(batch_idx)  # type: ignore[union-attr]
+    return indices
 
 
 @contextmanager
@@ -183,19 +179,7 @@ def inputs_of_dense_layers() -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def _thumbnails(images: Tensor) -> Tensor:
-    """(N, C, H, W) uint8 to (N, 3, h, w): 64 pixels at most, small ones enlarged towards it."""
-    images = images[:, :3] if images.shape[1] >= 3 else images[:, :1]
-    images = images.expand(-1, 3, -1, -1)
-    longest = max(images.shape[-2:])
-    if longest > _THUMBNAIL:
-        size = [max(1, round(side * _THUMBNAIL / longest)) for side in images.shape[-2:]]
-        return v2.functional.resize(images, size, antialias=True)
-    factor = _THUMBNAIL // longest
-    return images.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
-
-
-def _write(folder: Path, points: list[Point], classes: list[str]) -> None:
+def _write(folder: Path, points: Sequence[Point], classes: Sequence[str]) -> None:
     """`projector_config.pbtxt` and what it names, in place of an earlier test's.
 
     `SummaryWriter.add_embedding` would add to the earlier ones, and write a folder a step.
@@ -206,12 +190,12 @@ def _write(folder: Path, points: list[Point], classes: list[str]) -> None:
     form = "\t".join(["%.4g"] * features.shape[1]) + "\n"
     table = "".join(form % tuple(row) for row in features.tolist())
     replace_file(inside / "features.tsv", table.encode())
-    lines = [("true", "predicted", "correct", "probability", "place")]
+    lines = [("true", "predicted", "correct", "probability", "index")]
     names = [" ".join(name.split()) for name in classes]
     for point in points:
         correct = "yes" if point.predicted == point.label else "no"
         row = (names[point.label], names[point.predicted], correct)
-        lines.append((*row, f"{point.probability:.4f}", str(point.place)))
+        lines.append((*row, f"{point.probability:.4f}", str(point.index)))
     text = "".join("\t".join(line) + "\n" for line in lines)
     replace_file(inside / "metadata.tsv", text.encode())
     thumbnails = torch.stack([point.thumbnail for point in points])
@@ -220,9 +204,7 @@ def _write(folder: Path, points: list[Point], classes: list[str]) -> None:
     side = math.ceil(len(points) ** 0.5)
     empty = thumbnails.new_zeros(side * side - len(points), 3, height, width)
     sprite = make_grid(torch.cat([thumbnails, empty]), nrow=side, padding=0)
-    picture = io.BytesIO()
-    Image.fromarray(sprite.movedim(0, 2).numpy()).save(picture, "PNG", compress_level=1)
-    replace_file(inside / "sprite.png", picture.getvalue())
+    replace_file(inside / "sprite.png", png(sprite))
 
     config = _CONFIG.format(*features.shape, width, height)
     replace_file(folder / "projector_config.pbtxt", config.encode())

@@ -1,6 +1,5 @@
 """Pictures side by side, each with a few words below it: in milliseconds, unlike figures."""
 
-import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,13 +7,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
-from torchvision.transforms import v2
 
-from vgglab.prediction.formats import printable
-from vgglab.prediction.lettering import Lettering
+from vgglab.reporting.lettering import RIGHT, WRONG, Lettering
+from vgglab.reporting.pixels import as_array, png
 from vgglab.reporting.tensorboard import TensorBoard
-
-LARGEST = 128  # pixels of a thumbnail's longer side, and at least half of it
+from vgglab.text import printable
 
 _GAP = 8
 _LINE = 16
@@ -31,28 +28,10 @@ class Line(NamedTuple):
     colour: str = "black"
 
 
-def answer(name: str, probability: float, *, is_right: bool) -> Line:
+def answer_line(name: str, probability: float, *, is_right: bool) -> Line:
     """What a network takes an image for."""
-    mark, colour = ("✓", "#2e7d32") if is_right else ("✗", "#c0392b")
+    mark, colour = RIGHT if is_right else WRONG
     return Line(f"{mark} {name}", f"{probability:.0%}", colour)
-
-
-def thumbnail(image: Tensor) -> Tensor:
-    """An image of a size to look at, its longer side 65 to 128 pixels.
-
-    Args:
-        image: (C, H, W) uint8. One channel is grey, of more than three the first three show.
-
-    Returns:
-        (3, h, w) uint8; small images are enlarged by a whole factor, each pixel a square.
-    """
-    longer = max(image.shape[-2:])
-    colour = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
-    if longer > LARGEST:
-        size = [max(1, round(side * LARGEST / longer)) for side in image.shape[-2:]]
-        return v2.functional.resize(colour, size, antialias=True)
-    factor = LARGEST // longer
-    return colour.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
 
 
 def captioned(tiles: Sequence[Tensor], captions: Sequence[Sequence[Line]], columns: int) -> Tensor:
@@ -76,7 +55,7 @@ def captioned(tiles: Sequence[Tensor], captions: Sequence[Sequence[Line]], colum
     for place, (tile, lines) in enumerate(zip(tiles, captions, strict=True)):
         row, column = divmod(place, columns)
         left, top = column * cell[0] + _GAP, row * cell[1] + _GAP
-        sheet.paste(Image.fromarray(tile.permute(1, 2, 0).contiguous().numpy()), (left, top))
+        sheet.paste(Image.fromarray(as_array(tile)), (left, top))
         for number, (text, end, colour) in enumerate(lines):
             middle = top + height + (number + 0.5) * _LINE + 1
             end_width = _TEXT.width(end)
@@ -90,7 +69,6 @@ def show(picture: Tensor, tag: str, step: int, boards: Sequence[TensorBoard]) ->
     """Write (3, height, width) uint8 into TensorBoard, in half the time of its `add_image`."""
     if not boards:
         return
-    # Lazily: all of TensorBoard's protocol buffers.
     from tensorboard.compat.proto.summary_pb2 import Summary
 
     _, height, width = picture.shape
@@ -98,12 +76,4 @@ def show(picture: Tensor, tag: str, step: int, boards: Sequence[TensorBoard]) ->
     image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
     summary = Summary(value=[Summary.Value(tag=tag, image=image)])
     for board in boards:
-        board.experiment._get_file_writer().add_summary(summary, step)
-
-
-def png(picture: Tensor) -> bytes:
-    """(3, height, width) uint8 as a PNG; a fifth larger than need be, in a third of the time."""
-    buffer = io.BytesIO()
-    pixels = picture.permute(1, 2, 0).contiguous().numpy()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+        board.write(summary, step)

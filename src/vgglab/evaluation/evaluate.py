@@ -127,7 +127,7 @@ def _member(job: EvaluateConfig, network: nn.Module, preprocessing: Preprocessin
 def _names(job: EvaluateConfig) -> list[str]:
     """The checkpoints' files, or the model and its weights."""
     if job.checkpoint is not None:
-        return [job.checkpoint] if isinstance(job.checkpoint, str) else job.checkpoint
+        return job.checkpoint
     return [f"{job.model and job.model.arguments.get('name')} {job.weights}"]
 
 

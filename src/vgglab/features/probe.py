@@ -49,9 +49,8 @@ def linear_probe(job: LinearProbeConfig) -> dict[str, Any]:
         InputError: the files cannot be read, have no labels, are not of the same images, or have
             too few of a class.
     """
-    paths = [job.features] if isinstance(job.features, str) else job.features
-    files = [read_features(Path(path)) for path in paths]
-    labels = _common_labels(files, paths)
+    files = [read_features(Path(path)) for path in job.features]
+    labels = _common_labels(files, job.features)
     splits = [
         draw_split(
             labels,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vgglab.networks import ReceptiveField
 from vgglab.networks.effective_field import Box, EffectiveField
+from vgglab.reporting.pixels import as_array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,7 +97,7 @@ def fields_figure(image: Tensor, boxes: Mapping[str, Box]) -> "Figure":
     height, width = image.shape[-2:]
     padded = any(_leaves(field, height, width) for field in boxes.values())
     whole = Box(0, 0, height, width)
-    _show(axes, _rgb(image), [whole, *boxes.values()], margin=_MARGIN if padded else 0)
+    _show(axes, as_array(image), [whole, *boxes.values()], margin=_MARGIN if padded else 0)
     colours = colormaps["Set1"].colors  # type: ignore[attr-defined]
     for number, (layer, field) in enumerate(boxes.items()):
         label = f"{layer}: {_sides(field)}"
@@ -182,10 +183,6 @@ def _frame(field: Box, **style: Any) -> Any:
 
 def _leaves(field: Box, height: int, width: int) -> bool:
     return min(field.top, field.left) < 0 or field.bottom > height or field.right > width
-
-
-def _rgb(image: Tensor) -> Any:
-    return image.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
 
 
 def _sides(field: Box) -> str:

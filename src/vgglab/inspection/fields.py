@@ -18,6 +18,7 @@ from vgglab.data.transforms import Preprocessing
 from vgglab.errors import InputError
 from vgglab.evaluation.protocols import find_device
 from vgglab.evaluation.trained import IMAGENET_CLASSES, IMAGENET_INPUT, subject
+from vgglab.files import replace_file
 from vgglab.inspection.field_figures import (
     Measured,
     effective_figure,
@@ -26,11 +27,11 @@ from vgglab.inspection.field_figures import (
     field_table,
     fields_figure,
 )
-from vgglab.inspection.figures import rendered, write_png
 from vgglab.networks import receptive_field
 from vgglab.networks.effective_field import Box, central_box, effective_receptive_field
 from vgglab.progress import each
 from vgglab.reporting.environment import open_run_folder, write_json
+from vgglab.reporting.pixels import png, rendered
 from vgglab.reporting.terminal import console
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def _write(
     with SummaryWriter(str(folder / "tensorboard")) as board:
         for name, figure in figures.items():
             picture = rendered(figure)
-            write_png(picture, folder / f"{name}.png")
+            replace_file(folder / f"{name}.png", png(picture))
             board.add_image(name, picture)
         board.add_text("receptive_fields", _markdown(records))
 

@@ -12,9 +12,10 @@ from vgglab.data.decoding import decode
 from vgglab.errors import InputError
 from vgglab.evaluation.protocols import find_device
 from vgglab.evaluation.trained import Trained, subject
-from vgglab.inspection.figures import write_png
+from vgglab.files import replace_file
 from vgglab.networks import VGG, PerceptualLoss
 from vgglab.progress import each
+from vgglab.reporting.pixels import png
 from vgglab.reporting.terminal import console
 
 # The layers of Johnson et al. 2016 (arXiv 1603.08155, section 4.1).
@@ -44,7 +45,7 @@ def restyle(job: RestyleConfig) -> None:
     )
     pixels = (image[0] * 255).round().to(torch.uint8)
     try:
-        write_png(pixels, output)
+        replace_file(output, png(pixels))
     except OSError as error:
         raise InputError(f"output={output} cannot be written: {error}") from error
     console.print(f"restyled image  {output}", soft_wrap=True)

@@ -14,17 +14,13 @@ from vgglab.data.finding import find_images
 from vgglab.errors import InputError
 from vgglab.evaluation.protocols import find_device
 from vgglab.evaluation.trained import Trained, subject
-from vgglab.inspection.attribution import feature_maps, grad_cam
-from vgglab.inspection.figures import (
-    feature_map_figure,
-    filter_grid,
-    heat_figure,
-    rendered,
-    write_png,
-)
-from vgglab.networks import VGG, layer_names
+from vgglab.files import replace_file
+from vgglab.inspection.figures import feature_map_figure, heat_figure
+from vgglab.networks import VGG
+from vgglab.networks.attribution import feature_maps, grad_cam, heat_layer
 from vgglab.progress import each
 from vgglab.reporting.environment import open_run_folder
+from vgglab.reporting.pixels import filter_grid, png, rendered
 from vgglab.reporting.terminal import print_result
 
 SHOWN_MAPS = 64
@@ -87,14 +83,17 @@ def _named(trained: Trained, probabilities: Tensor, label: int) -> str:
 def _write(name: str, picture: Tensor, folder: Path, board: SummaryWriter) -> None:
     path = folder / f"{name}.png"
     path.parent.mkdir(exist_ok=True)
-    write_png(picture, path)
+    replace_file(path, png(picture))
     board.add_image(name, picture, 0)
 
 
 def _checked_layer(trained: Trained, network: VGG, layer: str | None, image: Tensor) -> str:
-    """The layer asked for, or the last ReLU of maps, as in Grad-CAM's paper."""
+    """The layer asked for, or `heat_layer`."""
     if layer is None:
-        return [name for name in layer_names(network) if name.startswith("relu5_")][-1]
+        layer = heat_layer(network, image.shape)
+        if layer is None:
+            raise InputError("no ReLU of this network has 4 x 4 positions; give layer=...")
+        return layer
     try:
         feature_maps(network, trained.preprocessing.normalize(image[None]), layer)
     except ValueError as error:

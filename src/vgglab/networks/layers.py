@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 
@@ -85,6 +86,21 @@ def extract(network: VGG | DenseVGG, images: Tensor, layers: Sequence[str]) -> d
         if name in layers:
             found[name] = output
     return {layer: found[layer] for layer in layers}
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Without dropout, and with batch normalisation's own statistics.
+
+    A frozen part that was in evaluation mode already stays there afterwards.
+    """
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _leaves(sequence: nn.Sequential, path: str) -> Iterator[tuple[str, nn.Module]]:

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from torch import fx, nn
 
 from vgglab.networks.dense import DenseVGG
-from vgglab.networks.layers import layer_names
+from vgglab.networks.layers import evaluation_mode, layer_names
 from vgglab.networks.vgg import VGG
 
 Axis = Literal["height", "width"]
@@ -215,13 +215,9 @@ def trace(network: nn.Module) -> tuple[fx.Graph, dict[fx.Node, str]]:
 
     # The shuffle is kept whole: its views and transposes alone do not show that positions stay.
     tracer = NodePathTracer(autowrap_functions=(channel_shuffle,))
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()  # auxiliary classifiers are used in training alone
-    try:
-        graph = tracer.trace(network)
-    except (fx.proxy.TraceError, TypeError) as error:
-        raise ValueError(f"cannot trace {type(network).__name__}: {error}") from error
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluation_mode(network):  # auxiliary classifiers are used in training alone
+        try:
+            graph = tracer.trace(network)
+        except (fx.proxy.TraceError, TypeError) as error:
+            raise ValueError(f"cannot trace {type(network).__name__}: {error}") from error
     return graph, dict(tracer.node_to_qualname)

@@ -6,7 +6,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from vgglab.config.jobs import PlanConfig
+from vgglab.config.launch_jobs import PlanConfig
 from vgglab.files import replacing
 from vgglab.planning.plan import Plan
 from vgglab.planning.prediction import Prediction

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from vgglab.config.jobs import PlanConfig
+from vgglab.config.launch_jobs import PlanConfig
 from vgglab.data import ImageDataModule
 from vgglab.data.known import TrainingImages, known_images
 from vgglab.errors import InputError

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-from vgglab.config.jobs import PlanConfig
+from vgglab.config.launch_jobs import PlanConfig
 from vgglab.data.sampling import per_device_batch_size
 from vgglab.planning.hardware import Hardware
 from vgglab.planning.planner import Planner

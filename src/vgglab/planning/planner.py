@@ -7,7 +7,7 @@ from torch import nn
 
 from vgglab.cluster.sharding import tensor_parallel_size
 from vgglab.cluster.traffic import Collective, collectives
-from vgglab.config.jobs import PlanConfig
+from vgglab.config.launch_jobs import PlanConfig
 from vgglab.config.schema import AcceleratorConfig
 from vgglab.data import ImageDataModule
 from vgglab.data.sampling import per_device_batch_size

@@ -11,6 +11,7 @@ from torch import Tensor
 from vgglab.data.imagenette import NAMES
 from vgglab.evaluation.trained import Trained
 from vgglab.prediction.reading import ReadImage
+from vgglab.text import percent, plural
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def true_class(path: Path, classes: Sequence[str]) -> str | None:
     return name if name in classes else None
 
 
-def accuracy(predictions: Sequence[Prediction]) -> str | None:
+def accuracy_line(predictions: Sequence[Prediction]) -> str | None:
     """How many are right, in words, of those whose true class is known; None where none is."""
     judged = [found for found in predictions if found.true_class is not None and found.ranked]
     if not judged:
@@ -100,7 +101,5 @@ def accuracy(predictions: Sequence[Prediction]) -> str | None:
         counts[f"top-{top}"] = sum(
             found.true_class in [name for name, _ in found.ranked] for found in judged
         )
-    shares = {name: 100 * count / len(judged) for name, count in counts.items()}
-    figures = ", ".join(f"{name} {share:.2f} %" for name, share in shares.items())
-    images = "image" if len(judged) == 1 else "images"
-    return f"{figures} of {len(judged):,} {images} in folders named after classes"
+    shares = ", ".join(f"{name} {percent(n / len(judged))}" for name, n in counts.items())
+    return f"{shares} of {plural(len(judged), 'image')} in folders named after classes"

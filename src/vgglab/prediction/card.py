@@ -8,11 +8,11 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from vgglab.data.transforms import Preprocessing
-from vgglab.inspection.figures import heated
 from vgglab.prediction.answers import Prediction
-from vgglab.prediction.formats import printable
-from vgglab.prediction.lettering import Lettering
 from vgglab.prediction.reading import ReadImage
+from vgglab.reporting.lettering import RIGHT, WRONG, Lettering
+from vgglab.reporting.pixels import as_array, heated
+from vgglab.text import printable
 
 CLASSES = 5  # at most
 
@@ -29,8 +29,7 @@ _DIMMED = 0.35  # the brightness of what the network does not see
 
 INK, GREY, TEXT = "#1f2328", "#6b7280", Lettering(15)
 _BACKGROUND, _EMPTY = "#f3f4f6", "#dfe2e7"
-_YES, _NO = "\N{CHECK MARK}", "\N{BALLOT X}"
-_PLAIN, _RIGHT, _WRONG = "#4c78a8", "#2e7d32", "#c0392b"
+_PLAIN = "#4c78a8"
 _STRONG = Lettering(15, bold=True)
 
 
@@ -77,20 +76,20 @@ def card(found: Prediction, shown: Image.Image, height: int, *, judged: bool) ->
     write(_STRONG, str(found.path), INK, keep_end=True)
     if not found.ranked:
         middle += LINE
-        write(TEXT, found.error, _WRONG)
+        write(TEXT, found.error, WRONG[1])
         return picture
     if judged:
         middle += LINE
         if found.true_class is not None:
-            mark, colour = (_YES, _RIGHT) if found.is_right else (_NO, _WRONG)
+            mark, colour = RIGHT if found.is_right else WRONG
             write(TEXT, f"{mark} true class: {found.true_class}", colour)
     for place, (label, probability) in enumerate(found.ranked[:CLASSES]):
         middle += LINE
         colour = _PLAIN
         if label == found.true_class:
-            colour = _RIGHT
+            colour = RIGHT[1]
         elif place == 0 and found.true_class is not None:
-            colour = _WRONG
+            colour = WRONG[1]
         _line(canvas, (left, middle), width, label, probability, colour, place == 0)
     return picture
 
@@ -126,8 +125,7 @@ def _paste(target: Image.Image, left: int, picture: Image.Image) -> None:
 
 def _fitted(image: Tensor) -> Image.Image:
     """(1 or 3, h, w) uint8, its longest side made `PICTURE`."""
-    colour = image.expand(3, -1, -1) if len(image) == 1 else image[:3]
-    picture = Image.fromarray(np.ascontiguousarray(colour.permute(1, 2, 0).cpu().numpy()))
+    picture = Image.fromarray(as_array(image))
     scale = PICTURE / max(picture.size)
     size = [max(1, round(side * scale)) for side in picture.size]
     kind = Image.Resampling.NEAREST if max(picture.size) <= _SMALL else Image.Resampling.BICUBIC
@@ -153,5 +151,5 @@ def _under_heat(seen: Tensor, heat: Tensor | None) -> Image.Image:
     picture = _fitted(seen)
     if heat is None:
         return picture
-    pixels = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)
-    return Image.fromarray(heated(pixels, heat).permute(1, 2, 0).contiguous().numpy())
+    pixels = torch.from_numpy(np.array(picture)).movedim(2, 0)
+    return Image.fromarray(as_array(heated(pixels, heat)))

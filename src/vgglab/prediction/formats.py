@@ -15,6 +15,7 @@ from rich.text import Text
 
 from vgglab.prediction.answers import Prediction
 from vgglab.reporting.terminal import console
+from vgglab.text import printable
 
 # Columns of the terminal.
 _BAR, _PERCENT, _MARK = 12, len("100.0%"), len("right")
@@ -116,8 +117,3 @@ def print_csv(predictions: Sequence[Prediction]) -> None:
             [found.path, place, name, f"{value:.6f}"]
             for place, (name, value) in enumerate(found.ranked, 1)
         )
-
-
-def printable(name: str) -> str:
-    """A name without what would move the cursor of a terminal or cannot be written to it."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in name)

@@ -15,11 +15,12 @@ from vgglab.data.finding import find_images
 from vgglab.errors import InputError
 from vgglab.evaluation.protocols import find_device
 from vgglab.evaluation.trained import Trained, load_trained
-from vgglab.prediction.answers import Prediction, accuracy, answer, predictions_of
-from vgglab.prediction.formats import print_csv, print_json, print_table, printable
+from vgglab.prediction.answers import Prediction, accuracy_line, answer, predictions_of
+from vgglab.prediction.formats import print_csv, print_json, print_table
 from vgglab.prediction.reading import read_images
 from vgglab.progress import progress
 from vgglab.reporting.terminal import console
+from vgglab.text import printable
 
 if TYPE_CHECKING:
     from vgglab.prediction.sheet import Sheet
@@ -102,8 +103,8 @@ def _check_finite(predictions: Sequence[Prediction], checkpoint: str) -> None:
 
 def _notes(found: Sequence[Prediction], sheet: "Sheet | None") -> Iterator[str]:
     """What there is to say beside the predictions."""
-    if (figures := accuracy(found)) is not None:
-        yield figures
+    if (line := accuracy_line(found)) is not None:
+        yield line
     if sheet is not None:
         pages = sheet.pages
         yield f"sheet: {pages[0]}" + (f" to {pages[-1].name}" if len(pages) > 1 else "")

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from vgglab.data.decoding import decode
 from vgglab.data.transforms import Preprocessing
 from vgglab.errors import InputError
+from vgglab.reporting.pixels import reduced
 
 _THREADS = 16  # each may hold a decoded image of `MAX_PIXELS`
 
@@ -65,7 +65,7 @@ def read_images(
                 raise
             return ReadImage(path, None, error=str(error))
         height, width = image.shape[-2:]
-        whole = None if whole_side is None else _reduced(image, whole_side)
+        whole = None if whole_side is None else reduced(image, whole_side)
         return ReadImage(path, preprocessing.fit(image), whole, height, width)
 
     waiting: deque[Future[ReadImage]] = deque()
@@ -79,11 +79,3 @@ def read_images(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _reduced(image: Tensor, side: int) -> Tensor:
-    longest = max(image.shape[-2:])
-    if longest <= side:
-        return image
-    size = [max(1, round(length * side / longest)) for length in image.shape[-2:]]
-    return functional.resize(image, size, antialias=True)

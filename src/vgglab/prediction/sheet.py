@@ -14,6 +14,7 @@ from vgglab.errors import InputError
 from vgglab.evaluation.trained import Trained
 from vgglab.files import replacing
 from vgglab.networks import VGG
+from vgglab.networks.attribution import heat_layer, heats
 from vgglab.prediction.answers import Answer, Prediction
 from vgglab.prediction.card import (
     CARD_WIDTH,
@@ -26,10 +27,9 @@ from vgglab.prediction.card import (
     card_height,
     pictures,
 )
-from vgglab.prediction.formats import printable
-from vgglab.prediction.heat import heat_layer, heats
-from vgglab.prediction.lettering import Lettering
 from vgglab.prediction.reading import ReadImage
+from vgglab.reporting.lettering import Lettering
+from vgglab.text import plural, printable
 
 PER_PAGE = 20
 
@@ -69,11 +69,11 @@ class Sheet:
         if count > PER_PAGE:
             numbers = range(1, math.ceil(count / PER_PAGE) + 1)
             self.pages = [path.with_name(f"{path.stem}-{n:03d}{path.suffix}") for n in numbers]
-        self.layer = heat_layer(trained.network, trained.preprocessing)
+        seen = trained.preprocessing
+        self.layer = heat_layer(trained.network, (seen.channels, *seen.size))
         """Whose Grad-CAM is shown. None: there is none."""
         self._folder = os.path.commonpath([file.absolute().parent for file in files])
-        images = "image" if count == 1 else "images"
-        self._title = printable(f"{count:,} {images} by {checkpoint}")
+        self._title = printable(f"{plural(count, 'image')} by {checkpoint}")
         self._trained = trained
         self._stack = stack
         self._cards: list[tuple[Prediction, Image.Image]] = []
@@ -161,7 +161,7 @@ class Sheet:
         line = " · ".join(facts)
         if TEXT.width(line) <= width:
             return [line]
-        return [line for fact in facts for line in TEXT.wrapped(fact, width)]
+        return [TEXT.shortened(fact, width) for fact in facts]
 
 
 def _check(path: Path) -> None:

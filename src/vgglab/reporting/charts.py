@@ -27,7 +27,6 @@ class Series:
     points: list[tuple[float, float]]
     colour: int | None = None
     """Of the page's, counted from 0; past the last they come again, dashed. None: the next one."""
-    dashed: bool = False
     faint: bool = False
     """Thin, without a name in the key: one of several that another line stands for."""
     trend: bool = False
@@ -70,6 +69,11 @@ def line_chart(
         f"{_frame(x_axis, y_axis, label)}{lines}{_readings(named, x_axis, y_axis, label)}"
         "</svg></figure>"
     )
+
+
+def line_style(colour: int) -> str:
+    """The page's classes for a `Series.colour`."""
+    return f"c{colour % COLOURS}{' dashed' if colour // COLOURS % 2 else ''}"
 
 
 class _Axis:
@@ -121,9 +125,7 @@ def _frame(x_axis: _Axis, y_axis: _Axis, label: Callable[[float], str]) -> str:
 
 
 def _style(line: Series) -> str:
-    colour = line.colour or 0
-    dashed = line.dashed or colour // COLOURS % 2 == 1
-    return f"c{colour % COLOURS}{' dashed' if dashed else ''}{' faint' if line.faint else ''}"
+    return line_style(line.colour or 0) + (" faint" if line.faint else "")
 
 
 def _line(line: Series, x_axis: _Axis, y_axis: _Axis) -> str:

@@ -2,8 +2,9 @@
 
 import csv
 import io
+import math
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from vgglab.errors import InputError
 from vgglab.files import flush, replace_file
 
+Curve = list[tuple[float, float]]
+"""Points (step, value)."""
+
 _INDEX = ("step", "epoch")
+_LARGEST = 1e150  # whose square is still a number
 
 
 class CSVHistory(Logger):
@@ -119,17 +124,42 @@ class CSVHistory(Logger):
 def read_history(path: Path | str) -> list[dict[str, float]]:
     """The rows of a `metrics.csv`, in order; a metric that a row does not have is absent from it.
 
-    A last line without its end, as a killed process may leave, is ignored.
+    A last line without its end, as a killed process may leave, is ignored. Where there is no file
+    there are no rows.
 
     Raises:
-        InputError: a cell is not a number.
-        OSError: the file cannot be read.
+        InputError: it cannot be read, or a cell is not a number.
     """
-    whole, _, _ = Path(path).read_text(encoding="utf-8").rpartition("\n")
-    rows = []
-    for number, row in enumerate(csv.DictReader(whole.splitlines()), start=2):
-        try:
-            rows.append({name: float(cell) for name, cell in row.items() if cell})
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{path}, line {number}: not a row of numbers") from error
+    if not Path(path).exists():
+        return []
+    rows: list[dict[str, float]] = []
+    try:
+        whole, _, _ = Path(path).read_text(encoding="utf-8").rpartition("\n")
+        for number, row in enumerate(csv.DictReader(whole.splitlines()), start=2):
+            try:
+                rows.append({name: float(cell) for name, cell in row.items() if cell})
+            except (TypeError, ValueError) as error:
+                raise InputError(f"{path}, line {number}: not a row of numbers") from error
+    except (OSError, ValueError, csv.Error) as error:  # such as bytes that are no text
+        raise InputError(f"cannot read {path}: {error}") from error
     return rows
+
+
+def is_sound(value: float) -> bool:
+    """Whether it can be drawn and averaged."""
+    return abs(value) < _LARGEST
+
+
+def curve(history: Iterable[Mapping[str, float]], name: str) -> Curve:
+    """The points of a metric that are sound."""
+    return [
+        (row["step"], row[name])
+        for row in history
+        if is_sound(row.get("step", math.nan)) and is_sound(row.get(name, math.nan))
+    ]
+
+
+def best_validation(history: Iterable[Mapping[str, float]]) -> Mapping[str, float] | None:
+    """The row with the largest `val/top1`; None where there is none."""
+    validated = [row for row in history if is_sound(row.get("val/top1", math.nan))]
+    return max(validated, key=lambda row: row["val/top1"], default=None)

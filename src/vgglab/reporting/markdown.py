@@ -5,22 +5,22 @@ from collections.abc import Collection, Sequence
 
 
 def pipe_table(
-    headings: Sequence[str], rows: Sequence[Sequence[str]], figures: Collection[int]
+    headings: Sequence[str], rows: Sequence[Sequence[str]], numbers: Collection[int]
 ) -> str:
     """A table whose columns line up in the file, too.
 
     Args:
         headings: one a column.
         rows: a cell for each heading, Markdown but for `|`, which may be as it is.
-        figures: the columns that are set to the right.
+        numbers: the columns that are set to the right.
     """
     cells = [[cell.replace("|", r"\|") for cell in row] for row in (headings, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
-    rule = ["-" * (w - 1) + ":" if i in figures else "-" * w for i, w in enumerate(widths)]
+    rule = ["-" * (w - 1) + ":" if i in numbers else "-" * w for i, w in enumerate(widths)]
 
     def line(row: Sequence[str]) -> str:
         padded = (
-            cell.rjust(width) if i in figures else cell.ljust(width)
+            cell.rjust(width) if i in numbers else cell.ljust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         return f"| {' | '.join(padded)} |"

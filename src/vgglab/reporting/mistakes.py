@@ -7,6 +7,7 @@ from html import escape
 
 from PIL import Image
 
+from vgglab.reporting.page import note
 from vgglab.reporting.record import Mistake
 
 _SIDE = 256  # pixels; a larger image is not one that a run writes
@@ -28,8 +29,8 @@ def mistakes_section(mistakes: Sequence[Mistake]) -> str:
         f"<small>test image {mistake.index:,}</small></figcaption></figure>"
         for mistake in mistakes
     )
-    note = "The test images that were taken for something else most surely."
-    return f'<p class="note">{note}</p><div class="mistakes">{"".join(cells)}</div>'
+    which = note("The test images that were taken for something else most surely.")
+    return f'{which}<div class="mistakes">{"".join(cells)}</div>'
 
 
 def _percent(probability: float) -> str:

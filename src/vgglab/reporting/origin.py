@@ -1,14 +1,16 @@
 """How a page's run ended, how to go on with it and run it again, and what it ran on."""
 
-import os
 import re
 import shlex
 from pathlib import Path
 
 from vgglab.config.stored import Stored
+from vgglab.config.typed import typed
+from vgglab.files import shown
 from vgglab.reporting.page import banner, code, facts, note
 from vgglab.reporting.record import Environment, RunRecord
-from vgglab.reporting.status import duration
+from vgglab.reporting.status import state_of
+from vgglab.text import duration
 
 # Overrides that a resumed run gets anew.
 _OF_THE_FOLDER = re.compile(r"\+*(resume|hydra\.run\.dir|hydra\.sweep\.\w+)=")
@@ -22,14 +24,14 @@ def ending(run: RunRecord, run_dir: Path, is_running: bool) -> str:
         run_dir: the folder.
         is_running: a process trains in it now.
     """
-    state = run.status.status if run.status is not None else None
+    state = state_of(run.status, run.metrics is not None, is_running)
     where = _position(run)
-    if is_running:
+    if state == "running":
         return banner("paused", "Still running", note(f"This page was written {where}."))
-    if state == "finished" or (state is None and run.metrics is not None):
+    if state == "finished":
         took = f" in {duration(run.status.seconds)}" if run.status is not None else ""
         return banner("good", f"Finished{took}", "")
-    if state is None:
+    if state == "unfinished":
         return banner("bad", "Did not finish", note(f"This page shows how far it got: {where}."))
     again = _resume(run, run_dir)
     if state == "stopped":
@@ -65,7 +67,7 @@ def reproduction(run: RunRecord, run_dir: Path) -> str:
         if "trainer" not in run.stored.config:  # an evaluation
             return text
         text += note("Trained once more from its folder, and compared bit for bit:")
-        text += code(f"uv run scripts/replay.py {shlex.quote(_shown(run_dir))}")
+        text += code(f"uv run scripts/replay.py {shlex.quote(shown(run_dir))}")
     return text
 
 
@@ -105,10 +107,8 @@ def _resume(run: RunRecord, run_dir: Path) -> str:
         return ""
     if not any(word.endswith("train.py") for word in _words(environment.command)):
         return ""  # of replay.py, which begins anew
-    folder = _shown(run_dir)
-    # Without the quotes Hydra takes no = in it.
-    folder = folder if re.fullmatch(r"[\w./-]+", folder) else f"'{folder}'"
-    command = _command(run.stored, environment, f"hydra.run.dir={folder}", "resume=auto")
+    folder = f"hydra.run.dir={typed(shown(run_dir))}"
+    command = _command(run.stored, environment, folder, "resume=auto")
     return note("It goes on from its last checkpoint with") + code(command)
 
 
@@ -124,12 +124,6 @@ def _words(command: str) -> list[str]:
         return shlex.split(command)
     except ValueError:  # a stranger's
         return command.split()
-
-
-def _shown(path: Path) -> str:
-    """Relative to the working folder where it lies below that."""
-    whole = path.resolve()
-    return os.path.relpath(whole) if whole.is_relative_to(Path.cwd()) else str(whole)
 
 
 def _gibibytes(count: int) -> str:

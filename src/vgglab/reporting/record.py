@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import (
     Base64Bytes,
@@ -10,13 +10,11 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeInt,
-    TypeAdapter,
-    ValidationError,
     model_validator,
 )
 
 from vgglab.config.stored import CONFIG, Stored, read_stored
-from vgglab.errors import InputError
+from vgglab.files import read_as
 from vgglab.reporting.history import read_history
 from vgglab.reporting.status import Status, read_status
 
@@ -132,29 +130,19 @@ def read_record(run_dir: Path) -> RunRecord:
 
     Raises:
         InputError: a file is damaged, or not what a run writes.
-        OSError: a file cannot be read.
+        OSError: the configuration cannot be read.
     """
-    csv = run_dir / "metrics.csv"
-    found: Mistakes | None = _load(run_dir / "mistakes.json", Mistakes)
+    found = read_as(run_dir / "mistakes.json", Mistakes)
     config = run_dir / CONFIG
     return RunRecord(
         status=read_status(run_dir),
-        metrics=_load(run_dir / "metrics.json", dict[str, float]),
-        history=read_history(csv) if csv.exists() else [],
-        confusion=_load(run_dir / "confusion.json", Confusion),
+        metrics=read_as(run_dir / "metrics.json", dict[str, float]),
+        history=read_history(run_dir / "metrics.csv"),
+        confusion=read_as(run_dir / "confusion.json", Confusion),
         mistakes=found.mistakes if found is not None else [],
-        environment=_load(run_dir / "environment.json", Environment),
-        network=_load(run_dir / "network.json", NetworkRecord),
+        environment=read_as(run_dir / "environment.json", Environment),
+        network=read_as(run_dir / "network.json", NetworkRecord),
         stored=read_stored(run_dir) if config.exists() else None,
         config=config.read_text(encoding="utf-8") if config.exists() else None,
         has_checkpoint=any((run_dir / "checkpoints").glob("last*.ckpt")),
     )
-
-
-def _load(path: Path, kind: Any) -> Any:
-    if not path.exists():
-        return None
-    try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise InputError(f"{path} is not what a run writes") from error

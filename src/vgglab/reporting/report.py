@@ -1,6 +1,6 @@
 """`report.html`: a run's own page, made from the other files of its folder."""
 
-import math
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 
@@ -9,13 +9,15 @@ from vgglab.errors import InputError
 from vgglab.files import is_occupied, replace_file
 from vgglab.reporting.charts import Series, line_chart
 from vgglab.reporting.confusion import confusion_section
+from vgglab.reporting.history import best_validation, curve
 from vgglab.reporting.mistakes import mistakes_section
 from vgglab.reporting.network import network_section
 from vgglab.reporting.origin import ending, reproduction, what_was_run
 from vgglab.reporting.page import code, details, page, section, tiles
 from vgglab.reporting.record import RunRecord, read_record
-from vgglab.reporting.status import Status, duration
+from vgglab.reporting.status import Status
 from vgglab.reporting.terminal import console
+from vgglab.text import duration, is_accuracy, percent
 
 _OF_A_RUN = (".hydra/config.yaml", "metrics.csv", "metrics.json")
 _SPEED = "throughput/images_per_second"
@@ -81,41 +83,22 @@ def _subtitle(run: RunRecord) -> str:
     return f"started {run.environment.started}" if run.environment is not None else ""
 
 
-def _is_accuracy(name: str) -> bool:
-    return name.endswith(("/top1", "/top5"))
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f} %"
-
-
-def _short_percent(value: float) -> str:
-    return f"{100 * value:.4g} %"
-
-
-def _rough_percent(value: float) -> str:
-    return f"{100 * value:.2g} %"
+_rough_percent = partial(percent, form=".3g")
 
 
 def _result(run: RunRecord) -> str:
     numbers = {}
     metrics = run.metrics or {}
-    for name, value in sorted(metrics.items(), key=lambda item: not _is_accuracy(item[0])):
-        numbers[name] = _percent(value) if _is_accuracy(name) else f"{value:.4g}"
-    validated = [row for row in run.history if math.isfinite(row.get("val/top1", math.nan))]
-    if validated:
-        best = max(validated, key=lambda row: row["val/top1"])
+    for name, value in sorted(metrics.items(), key=lambda item: not is_accuracy(item[0])):
+        numbers[name] = percent(value) if is_accuracy(name) else f"{value:.4g}"
+    if (best := best_validation(run.history)) is not None:
         epoch = f"{best['epoch']:.0f}" if "epoch" in best else "?"
-        numbers[f"best val/top1 (epoch {epoch})"] = _percent(best["val/top1"])
+        numbers[f"best val/top1 (epoch {epoch})"] = percent(best["val/top1"])
     return tiles(numbers) if numbers else ""
 
 
 def _series(history: list[dict[str, float]], *names: str) -> list[Series]:
-    rows = [row for row in history if "step" in row]
-    return [
-        Series(name, [(row["step"], row[name]) for row in rows if name in row], trend=name != "lr")
-        for name in names
-    ]
+    return [Series(name, curve(history, name), trend=name != "lr") for name in names]
 
 
 def _curves(history: list[dict[str, float]]) -> str:
@@ -123,7 +106,7 @@ def _curves(history: list[dict[str, float]]) -> str:
     return _grid(
         "grid2",
         line_chart("Loss", _series(history, "train/loss", "val/loss"), "{:.4g}".format),
-        line_chart("Accuracy", accuracies, _short_percent),
+        line_chart("Accuracy", accuracies, partial(percent, form=".4g")),
     )
 
 
@@ -145,7 +128,7 @@ def _cost(history: list[dict[str, float]], status: Status | None) -> str:
         (_WAIT, "of the time waiting for data", mean, _rough_percent),
         (_USE, "of peak arithmetic (mfu)", median, _rough_percent),
     ):
-        values = [row[name] for row in history if math.isfinite(row.get(name, math.nan))]
+        values = [value for _, value in curve(history, name)]
         if values:
             numbers[label] = shown(summed(values))
     if status is not None and status.seconds > 0:

@@ -6,13 +6,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import TypeAdapter, ValidationError
-
-from vgglab.errors import InputError
+from vgglab.files import read_as
 from vgglab.reporting.environment import write_json
 
 State = Literal["running", "finished", "stopped", "failed"]
 End = Literal["finished", "stopped", "failed"]
+Outcome = Literal["running", "finished", "stopped", "failed", "did not end", "unfinished"]
+"""`did not end`: it was killed. `unfinished`: nothing says which."""
 
 
 @dataclass(frozen=True)
@@ -92,27 +92,22 @@ def read_status(run_dir: Path) -> Status | None:
     Raises:
         InputError: it is not what a run writes.
     """
-    path = run_dir / "status.json"
-    if not path.exists():
-        return None
-    try:
-        return _STATUS.validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise InputError(f"{path} is not what a run writes") from error
+    return read_as(run_dir / "status.json", Status)
 
 
-def duration(seconds: float) -> str:
-    """Such as `3.4 s`, `34 s`, `12 min 5 s`, `3 h 20 min` or `2 d 4 h`."""
-    whole = round(seconds)
-    for large, unit, small, part in ((86400, "d", "h", 3600), (3600, "h", "min", 60)):
-        if whole >= large:
-            return f"{whole // large} {unit} {whole % large // part} {small}"
-    if whole >= 60:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+def state_of(status: Status | None, has_result: bool, is_running: bool) -> Outcome:
+    """How a run ended.
 
-
-_STATUS = TypeAdapter(Status)
+    Args:
+        status: what its `status.json` says.
+        has_result: its test ended well. Runs from before there was a status have that alone.
+        is_running: a process is in its folder now.
+    """
+    if is_running:
+        return "running"
+    if status is None:
+        return "finished" if has_result else "unfinished"
+    return "did not end" if status.status == "running" else status.status
 
 
 def _lengthened(status: Status, seconds: float) -> Status:

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vgglab.errors import InputError
 from vgglab.networks import VGG, DenseVGG, layer_names
+from vgglab.networks.layers import evaluation_mode
 
 # Their output is their input's memory in a forward pass without gradients.
 _PASSES_ON = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d)
@@ -105,7 +106,7 @@ def summarize(network: nn.Module, input_size: tuple[int, int, int]) -> ModelSumm
     first = next(chain(network.parameters(), network.buffers()), torch.empty(0))
     image = torch.zeros(1, *input_size, device=first.device, dtype=first.dtype)
     flops = FlopCounterMode(display=False)
-    with _left_as_it_was(network, first.device), flops:
+    with evaluation_mode(network), _left_as_it_was(network, first.device), flops:
         try:
             seen = torchinfo.summary(
                 network, input_data=image, device=first.device, mode="eval", verbose=0
@@ -132,14 +133,11 @@ def summarize(network: nn.Module, input_size: tuple[int, int, int]) -> ModelSumm
 
 @contextmanager
 def _left_as_it_was(network: nn.Module, device: torch.device) -> Iterator[None]:
-    modes = [(module, module.training) for module in network.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             yield
     finally:
-        for module, training in modes:
-            module.training = training
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)

@@ -1,16 +1,20 @@
 """TensorBoard: curves without repeated steps, and HPARAMS with the result."""
 
-import json
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from vgglab.config.typed import flatten
 from vgglab.files import flush
+
+if TYPE_CHECKING:
+    from tensorboard.compat.proto.graph_pb2 import GraphDef
+    from tensorboard.compat.proto.summary_pb2 import Summary
 
 
 def _say_errors_once() -> None:
@@ -28,6 +32,9 @@ def _say_errors_once() -> None:
 
 class TensorBoard(TensorBoardLogger):
     """Writes event files into `save_dir/tensorboard`.
+
+    Here and in what calls `write` TensorBoard's protocol buffers are imported lazily: who only
+    imports this needs none.
 
     Args:
         save_dir: the run's folder.
@@ -63,6 +70,17 @@ class TensorBoard(TensorBoardLogger):
             metrics = {name: value for name, value in metrics.items() if name != "epoch"}
         super().log_metrics(metrics, step)
 
+    def write(self, summary: "Summary", step: int | None = None) -> None:
+        """Write what was made ready: `SummaryWriter`'s own methods take longer, or write more."""
+        self.experiment._get_file_writer().add_summary(summary, step)
+
+    def write_graph(self, graph: "GraphDef") -> None:
+        """Fill the GRAPHS page."""
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        event = Event(graph_def=graph.SerializeToString())
+        self.experiment._get_file_writer().add_event(event)
+
     @rank_zero_only
     def save(self) -> None:
         # Lightning's would also leave a hparams.yaml, a copy of .hydra/config.yaml.
@@ -90,29 +108,14 @@ class TensorBoard(TensorBoardLogger):
         Args:
             hyperparameters: plain containers, nested as they like; `{"a": {"b": 1}}` is `a.b`.
         """
-        # Lazily: it loads all of TensorBoard's protocol buffers.
         from tensorboard.plugins.hparams import summary_v2
 
         # By itself it would put runs of the same settings, repetitions, into one row.
         row = summary_v2.hparams_pb(flatten(hyperparameters), trial_id="")
-        self.experiment._get_file_writer().add_summary(row)
+        self.write(row)
         self.experiment.flush()
 
 
 def boards(trainer: Trainer) -> list[TensorBoard]:
     """The run's TensorBoard loggers."""
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoard)]
-
-
-def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, bool | str | float | int]:
-    """Dotted names to values that TensorBoard takes: None is "null", a list is its JSON."""
-    flat: dict[str, bool | str | float | int] = {}
-    for key, value in nested.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict):
-            flat.update(flatten(value, f"{name}."))
-        elif isinstance(value, bool | str | float | int):
-            flat[name] = value
-        else:
-            flat[name] = json.dumps(value, default=str)
-    return flat

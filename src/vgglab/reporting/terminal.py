@@ -7,14 +7,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vgglab.text import is_accuracy, percent
+
 # In a file rich would assume 80 columns and fold what is longer.
 _FILE_WIDTH = 160
 
 console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH, markup=False, emoji=False)
 """Standard output. In a file: no colours, no animation, wide enough for every table of ours. File
 and class names are printed as they are, whatever brackets and colons are in them."""
-
-_LABELS = {"top1": "top-1", "top5": "top-5"}
 
 
 def print_result(metrics: dict[str, float], rows: dict[str, str]) -> None:
@@ -29,7 +29,9 @@ def print_result(metrics: dict[str, float], rows: dict[str, str]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for column in columns:
-        table.add_column(_LABELS.get(column, column), justify="right")
+        table.add_column(
+            column.replace("top", "top-") if is_accuracy(column) else column, justify="right"
+        )
     for prefix in dict.fromkeys(name.rpartition("/")[0] for name in metrics):
         values = (metrics.get(f"{prefix}/{column}") for column in columns)
         cells = [_format(c, v) for c, v in zip(columns, values, strict=True)]
@@ -45,4 +47,4 @@ def print_result(metrics: dict[str, float], rows: dict[str, str]) -> None:
 def _format(column: str, value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{100 * value:.2f} %" if column in _LABELS else f"{value:.4f}"
+    return percent(value) if is_accuracy(column) else f"{value:.4f}"

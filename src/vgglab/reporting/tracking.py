@@ -6,12 +6,13 @@ says otherwise, the packages do not report to their makers how they are used.
 """
 
 import json
+import logging
 import os
 import re
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,21 +24,29 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from vgglab.config.secrets import without_secrets
+from vgglab.config.secrets import line_without_secrets, without_secrets
+from vgglab.config.typed import flatten
 from vgglab.errors import InputError
 from vgglab.files import read_json, replace_file
 from vgglab.ranks import process_rank
 from vgglab.reporting.history import read_history
-from vgglab.reporting.tensorboard import flatten
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+log = logging.getLogger(__name__)
 
 _EPOCH = "epoch"  # Lightning adds it to all metrics
 
 # MLflow's own limits (mlflow.utils.validation).
 _PARAMETERS = 100  # a call
+_METRICS = 1000  # a call
 _CHARACTERS = 6000  # of a value
+
+# With MLflow's own, 7 retries of 120 s, a training would stand for a quarter of an hour when the
+# server is lost; with these it is half a minute.
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
 class WeightsAndBiases(WandbLogger):
@@ -133,6 +142,9 @@ class WeightsAndBiases(WandbLogger):
 class MLflow(Logger):
     """Logs to the server of `MLFLOW_TRACKING_URI`, or into a folder of files.
 
+    A server that is lost once the run has begun costs one warning: what did not arrive is kept, and
+    offered again when the run ends.
+
     Args:
         run_dir: the run's folder. Its `mlflow.json` keeps the id by which a resumed run continues
             the same one.
@@ -166,6 +178,8 @@ class MLflow(Logger):
         self._kept = _Kept(run_dir, "mlflow", resume_step)
         self._hyperparameters = hyperparameters or {}
         self._client: MlflowClient | None = None
+        self._unsent: list[Metric] = []
+        self._is_lost = False
 
     @property
     def name(self) -> str:
@@ -195,6 +209,9 @@ class MLflow(Logger):
 
     def _begun(self) -> "MlflowClient":
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        for name, value in _PATIENCE.items():
+            os.environ.setdefault(name, value)
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line a retry
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
@@ -239,31 +256,71 @@ class MLflow(Logger):
         """Log what was not logged before: MLflow would keep both."""
         from mlflow.entities import Metric
 
-        client, now = self.experiment, int(1000 * time.time())
+        self.experiment  # noqa: B018 - here a server that is not there ends the run
+        now = int(1000 * time.time())
         fresh = self._kept.fresh(metrics, step)
-        logged = [Metric(name, float(value), now, step or 0) for name, value in fresh.items()]
-        if logged:
-            client.log_batch(self._kept.run_id, metrics=logged)
+        self._unsent += [Metric(name, float(value), now, step or 0) for name, value in fresh.items()]
+        if not self._is_lost:
+            self._try(self._send)
+
+    def _send(self) -> None:
+        assert self._client is not None
+        while self._unsent:
+            self._client.log_batch(self._kept.run_id, metrics=self._unsent[:_METRICS])
+            del self._unsent[:_METRICS]
+
+    def _try(self, call: Callable[[], None]) -> None:
+        """Training of days must not end with somebody's server; metrics.csv has everything."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            call()
+        except (MlflowException, OSError) as error:  # of a server, of a folder of files
+            if not self._is_lost:
+                log.warning("logger=mlflow: lost; metrics.csv has everything: %s", _line(error))
+            self._is_lost = True
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        if self._client is None or self._kept.run_id is None:
-            return
-        from mlflow.exceptions import MlflowException
+        # Lightning says "success" after training, and the test is still to come.
+        if status == "failed":
+            told_to_stop = isinstance(sys.exc_info()[1], SIGTERMException | KeyboardInterrupt)
+            self.finish("KILLED" if told_to_stop else "FAILED")
 
-        if status != "failed":
-            self._client.set_terminated(self._kept.run_id, "FINISHED")
-            return
-        told_to_stop = isinstance(sys.exc_info()[1], SIGTERMException | KeyboardInterrupt)
-        with suppress(MlflowException):  # the run's own error must not be hidden
-            self._client.set_terminated(self._kept.run_id, "KILLED" if told_to_stop else "FAILED")
+    @rank_zero_only
+    def finish(self, status: str = "FINISHED") -> None:
+        """End the MLflow run; what it was not given before it is now."""
+        if self._client is not None:
+            self._try(lambda: self._end(status))
+
+    def _end(self, status: str) -> None:
+        assert self._client is not None
+        assert self._kept.run_id is not None
+        self._send()
+        self._client.set_terminated(self._kept.run_id, status)
 
 
 def finish(loggers: Iterable[Logger]) -> None:
-    """End what ends only when it is told: the next run of a sweep would go on with it."""
+    """End what ends only when it is told: the test comes after the training, and the next run of a
+    sweep would go on with it."""
     for logger in loggers:
-        if isinstance(logger, WeightsAndBiases):
+        if isinstance(logger, WeightsAndBiases | MLflow):
             logger.finish()
+
+
+def leave(loggers: Iterable[Logger], status: str) -> None:
+    """The same before this process is ended from elsewhere; in any thread, and without raising.
+
+    Of W&B's runs its own service sees that they are lost.
+
+    Args:
+        loggers: of the run.
+        status: MLflow's: KILLED or FAILED.
+    """
+    for logger in loggers:
+        if isinstance(logger, MLflow):
+            with suppress(Exception):  # or the process would stay
+                logger.finish(status)
 
 
 class _Kept:
@@ -282,10 +339,9 @@ class _Kept:
         self.run_id: str | None = None
         if resume_step is not None and self._path.is_file():
             self.run_id = self._read()
-            history = self._path.with_name("metrics.csv")
             # Nobody can take back what an earlier process logged after its last checkpoint, but
             # the run comes to the same numbers again.
-            for row in read_history(history) if history.is_file() else ():
+            for row in read_history(self._path.with_name("metrics.csv")):
                 step = int(row.get("step", 0))
                 if step < resume_step:
                     self._history.append(row)
@@ -356,4 +412,5 @@ def _command_without_secrets() -> Iterator[None]:
 
 
 def _line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line), type(error).__name__)
+    first = next((line for line in str(error).splitlines() if line), type(error).__name__)
+    return line_without_secrets(first)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vgglab.errors import InputError
-from vgglab.files import read_json
+from vgglab.files import read_as
 from vgglab.networks.weights import read_checkpoint
 from vgglab.reporting.history import read_history
 
@@ -74,14 +74,13 @@ def read_results(folder: Path) -> Results:
     Raises:
         InputError: a file cannot be read.
     """
-    history, result = folder / "metrics.csv", folder / "metrics.json"
     checkpoints = {}
     for name in _CHECKPOINTS:
         if (path := folder / "checkpoints" / f"{name}.ckpt").exists():
             checkpoints[name] = _read_tensors(path)
     return Results(
-        _read_rows(history) if history.exists() else [],
-        _read_metrics(result) if result.exists() else None,
+        _read_rows(folder / "metrics.csv"),
+        read_as(folder / "metrics.json", dict[str, float]),
         checkpoints,
     )
 
@@ -185,18 +184,8 @@ def _kind(tensor: Tensor | None) -> str:
 
 
 def _read_rows(path: Path) -> list[dict[str, float]]:
-    try:
-        rows = read_history(path)
-    except (OSError, ValueError) as error:  # such as bytes that are no text
-        raise InputError(f"cannot read {path}: {error}") from error
+    rows = read_history(path)
     return [{k: v for k, v in row.items() if not k.startswith(_TIMINGS)} for row in rows]
-
-
-def _read_metrics(path: Path) -> dict[str, float]:
-    content = read_json(path)
-    if not all(isinstance(value, int | float) for value in content.values()):
-        raise InputError(f"{path} holds something other than numbers")
-    return {name: float(value) for name, value in content.items()}
 
 
 def _read_tensors(path: Path) -> tuple[int, dict[str, Tensor]]:

@@ -12,6 +12,8 @@ from torch import nn
 from vgglab.cluster.preemption import Preemption
 from vgglab.cluster.strategies import refuse_misfit, strategy
 from vgglab.config.schema import TrainConfig, plain
+from vgglab.config.typed import flatten
+from vgglab.dashboard.over_time import GradCamOverTime
 from vgglab.data import ImageDataModule
 from vgglab.data.sampling import per_device_batch_size
 from vgglab.errors import InputError
@@ -19,7 +21,6 @@ from vgglab.networks import load_weights
 from vgglab.networks.weights import misfits
 from vgglab.ranks import local_rank
 from vgglab.reporting.history import CSVHistory
-from vgglab.reporting.tensorboard import flatten
 from vgglab.training.callbacks import Checkpoint
 from vgglab.training.checkpointing import CheckpointWriter, Start
 from vgglab.training.classifier import Classifier, horizon_of
@@ -151,6 +152,9 @@ def rehearse(classifier: Classifier, data: ImageDataModule, trainer: Trainer) ->
     """Make what Lightning makes only after the run's folder is written: refusals come now."""
     per_device_batch_size(data.batch_size, trainer.world_size)
     refuse_misfit(trainer, classifier.network)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, GradCamOverTime):
+            callback.refuse_misfit(classifier.network)
     groups = parameter_groups(classifier.network, decay_norm_and_bias=True)
     optimizer = classifier.make_optimizer(groups)
     if data.sets:

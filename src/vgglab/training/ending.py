@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from vgglab.cluster.preemption import REQUEUE
 from vgglab.config.errors import explain
+from vgglab.config.secrets import line_without_secrets
 from vgglab.reporting.report import write_report
 from vgglab.reporting.status import End, RunStatus
 
@@ -52,11 +53,10 @@ class Ending:
             self._write_if_possible("failed", _line(error))
 
     def finish(self) -> None:
-        """Write that the run has reached its end.
+        """Write that the run has reached its end; a page that cannot be written is a warning.
 
         Raises:
-            OSError: the folder cannot be written.
-            InputError: a file in it is damaged.
+            OSError: `status.json` cannot be written.
         """
         self._write("finished")
 
@@ -76,23 +76,34 @@ class Ending:
         try:
             self._write(status, error)
         except BaseException as problem:  # noqa: BLE001 - the run's own end must not be hidden
-            # A full disk has ended the run, which says so in one line.
-            known = error is not None and isinstance(problem, OSError)
-            level = logging.DEBUG if known else logging.WARNING
-            log.log(level, "no page of this run's end: %s", _line(problem))
+            _warn(problem, error)
 
     def _write(self, status: End, error: str | None = None) -> None:
         if not self._writing.acquire(timeout=_PATIENCE_SECONDS):
             return
         try:
             if not self._written:
-                self._written = True
                 self._status.end(status, error)
-                write_report(self._run_dir)
+                self._written = True
+                try:
+                    write_report(self._run_dir)
+                except Exception as problem:  # noqa: BLE001 - scripts/report.py writes it again
+                    _warn(problem, error)
         finally:
             self._writing.release()
 
 
+def _warn(problem: BaseException, error: str | None) -> None:
+    # A full disk has ended the run, which says so in one line.
+    known = error is not None and isinstance(problem, OSError)
+    level = logging.DEBUG if known else logging.WARNING
+    log.log(level, "no page of this run's end: %s", _line(problem))
+
+
 def _line(error: BaseException) -> str:
+    if isinstance(error, SystemExit) and not isinstance(error.code, str):
+        # Somebody's callback or library, which may have done so because of an error.
+        why = f": {_line(error.__context__)}" if error.__context__ is not None else ""
+        return f"left by itself with exit code {error.code or 0}{why}"
     whole = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return explain(error) or whole.partition("\n")[0]
+    return explain(error) or line_without_secrets(whole.partition("\n")[0])

@@ -11,7 +11,8 @@ from lightning.pytorch.callbacks import ProgressBar
 from torch import Tensor
 
 from vgglab.data.sampling import ResumableLoader
-from vgglab.progress import Work, duration, shown
+from vgglab.progress import Work, shown
+from vgglab.text import duration
 
 
 class StepStatistics(Callback):
@@ -176,7 +177,7 @@ class TrainingProgress(ProgressBar):
         left, done = min(limits) - trainer.global_step, trainer.global_step - before
         if left <= 0 or done <= 0:
             return []
-        return [f"{duration((time.monotonic() - since) / done * left)} left"]
+        return [f"{duration(round((time.monotonic() - since) / done * left))} left"]
 
 
 def _epoch(trainer: Trainer) -> str:

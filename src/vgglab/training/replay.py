@@ -11,10 +11,10 @@ from rich.text import Text
 
 from vgglab.config.jobs import ReplayConfig
 from vgglab.config.schema import TrainConfig
+from vgglab.config.typed import flatten
 from vgglab.errors import InputError
 from vgglab.files import read_json
 from vgglab.reporting.environment import environment, open_run_folder, write_json
-from vgglab.reporting.tensorboard import flatten
 from vgglab.reporting.terminal import console
 from vgglab.training.agreement import Agreement, compare, read_results
 from vgglab.training.bad_batch import replay_batch

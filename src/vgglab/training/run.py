@@ -1,12 +1,12 @@
 """A training run from its configuration: build, fit, test, report."""
 
-import json
 import logging
 import os
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,21 @@ from vgglab.cluster.launch import (
     starts_processes,
     use_interface_of_master,
 )
-from vgglab.cluster.preemption import Preemption
+from vgglab.cluster.preemption import REQUEUE, Preemption
 from vgglab.cluster.watch import Watch
 from vgglab.config.door import FULL_TRACEBACK
 from vgglab.config.schema import TrainConfig, plain
 from vgglab.data import ImageDataModule
 from vgglab.errors import InputError
-from vgglab.files import alone_in, remove, remove_leftovers
+from vgglab.files import alone_in, read_json, remove, remove_leftovers, shown
 from vgglab.reporting.environment import open_run_folder, write_json
 from vgglab.reporting.history import read_history
 from vgglab.reporting.network import network_record
 from vgglab.reporting.summary import summarize
 from vgglab.reporting.tensorboard import boards
 from vgglab.reporting.terminal import console, print_result
-from vgglab.reporting.tracking import finish
+from vgglab.reporting.tracking import finish, leave
+from vgglab.text import duration
 from vgglab.training.assembly import (
     build_classifier,
     build_data,
@@ -90,14 +91,13 @@ def _train(job: TrainConfig, preemption: Preemption) -> dict[str, float]:
     rehearse(classifier, data, trainer)
     if job.is_sweep and starts_processes(trainer):
         run_apart(run_dir)
-        result: dict[str, float] = json.loads((run_dir / "metrics.json").read_text())
-        return result
+        return read_json(run_dir / "metrics.json")
     use_interface_of_master(trainer)
     watch = Watch(trainer, job.accelerator.timeout_seconds)
     leads = trainer.is_global_zero
     with watch, _own_folder(job, trainer, start) if leads else nullcontext() as ending:
         if ending is not None:
-            watch.before_leaving = ending.leave
+            watch.before_leaving = partial(_leave, trainer, ending)
             write_json(run_dir / "network.json", network_record(network, summary).model_dump())
             console.print(summary.table())
             _introduce(job, data, trainer, start)
@@ -113,6 +113,11 @@ def _train(job: TrainConfig, preemption: Preemption) -> dict[str, float]:
     return result
 
 
+def _leave(trainer: Trainer, ending: Ending, code: int, line: str) -> None:
+    ending.leave(code, line)
+    leave(trainer.loggers, "KILLED" if code == REQUEUE else "FAILED")
+
+
 def _quiet() -> None:
     """Keep what a person must act on; drop what Lightning says of itself."""
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -125,6 +130,9 @@ def _quiet() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*The dirpath has changed from .*",  # of a run that branches off another one
         ".*`srun` command is available .*",  # outside of jobs
+        # Kernels of one channel or of 1x1 lie in memory in one way that has several strides.
+        r"Grad strides do not match bucket view strides[^[]*\[\d+, (1, \d+, \d+|\d+, 1, 1)\]",
+        ".*all_gather is deprecated, use torch.distributed._functional_collectives.*",  # Lightning's
     ):
         warnings.filterwarnings("ignore", message)
     if not FULL_TRACEBACK:
@@ -169,7 +177,7 @@ def _introduce(
         f"{job.name}: {images} images of {len(data.classes)} classes; batch {batch} on {device}"
     )
     if start is not None:
-        console.print(f"continues from {_shown(start.path)}, after step {start.step:,}")
+        console.print(f"continues from {shown(start.path)}, after step {start.step:,}")
 
 
 def _fit(
@@ -190,9 +198,8 @@ def _fit(
 def _validated(trainer: Trainer, run_dir: Path) -> dict[str, float]:
     """The last validation's metrics, also of a run that had ended before it was resumed."""
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    history = run_dir / "metrics.csv"
-    if not metrics and history.exists():
-        for row in read_history(history):
+    if not metrics:
+        for row in read_history(run_dir / "metrics.csv"):
             metrics.update(row)
     return {name: value for name, value in metrics.items() if name.startswith("val/")}
 
@@ -226,14 +233,9 @@ def _conclude(
     print_result(
         result,
         {
-            "training time": f"{seconds:.0f} s",
-            "run folder": _shown(run_dir),
-            "page": _shown(run_dir / "report.html"),
-            "TensorBoard": f"scripts/dashboard.py {_shown(run_dir)}",
+            "training time": duration(seconds),
+            "run folder": shown(run_dir),
+            "page": shown(run_dir / "report.html"),
+            "TensorBoard": f"scripts/dashboard.py {shown(run_dir)}",
         },
     )
-
-
-def _shown(path: Path) -> str:
-    """Relative to the working folder where that is shorter to type."""
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

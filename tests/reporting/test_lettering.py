@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from vgglab.prediction import lettering
-from vgglab.prediction.lettering import Lettering
+from vgglab.reporting import lettering
+from vgglab.reporting.lettering import Lettering
 
 TEXT = Lettering(15)
 
@@ -38,14 +38,6 @@ def test_the_ends_of_files_names_stay() -> None:
     short = TEXT.shortened("a" * 100 + "_17.jpeg", 150, keep_end=True)
     assert short.startswith("a")
     assert short.endswith("a_17.jpeg")
-
-
-def test_lines_break_between_words() -> None:
-    text = "what the network sees of this image, under Grad-CAM"
-    lines = TEXT.wrapped(text, 150)
-    assert " ".join(lines) == text
-    assert len(lines) > 1
-    assert max(map(TEXT.width, lines)) <= 150
 
 
 def drawn(text: str) -> bytes:

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from vgglab.config.jobs import ScreenshotsConfig
+from vgglab.dashboard import screenshots
+from vgglab.dashboard.screenshots import _compressed, take_screenshots
 from vgglab.errors import InputError
-from vgglab.screenshots import screenshots
-from vgglab.screenshots.screenshots import _compressed, take_screenshots
 
 
 def job(folder: Path, **changes: str) -> ScreenshotsConfig:

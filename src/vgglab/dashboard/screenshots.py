@@ -64,7 +64,7 @@ def take_screenshots(job: ScreenshotsConfig) -> None:
     if not Path(job.logs).is_dir():
         raise InputError(f"logs={job.logs}: no such folder")
     output = Path(job.output)
-    with _browser() as browser:
+    with chromium() as browser:
         output.mkdir(parents=True, exist_ok=True)
         runs = launch(Path(job.logs), free_port(_PORT), _RELOAD_SECONDS)
         alone = launch(Path(job.run), free_port(_PORT), _RELOAD_SECONDS)
@@ -79,7 +79,12 @@ def take_screenshots(job: ScreenshotsConfig) -> None:
 
 
 @contextmanager
-def _browser() -> Iterator["Browser"]:
+def chromium() -> Iterator["Browser"]:
+    """A browser without a window.
+
+    Raises:
+        InputError: Playwright or Chromium is missing.
+    """
     try:
         from playwright.sync_api import sync_playwright
     except ImportError as error:

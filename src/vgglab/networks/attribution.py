@@ -1,12 +1,18 @@
 """What a layer answers to an image, and which parts of the image speak for a class."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from vgglab.networks import VGG, DenseVGG, extract, layer_names
+from vgglab.networks.dense import DenseVGG
+from vgglab.networks.layers import evaluation_mode, extract, layer_names
+from vgglab.networks.vgg import VGG
+
+_POSITIONS = 4  # a side: coarser maps hardly say where
+# Images. For the gradients a VGG-16 keeps 13.6 million activations of each 224 x 224 pixels, 54 MB,
+# and those before batch normalisation, too.
+_AT_A_TIME = 8
 
 
 def feature_maps(network: VGG | DenseVGG, images: Tensor, layer: str) -> Tensor:
@@ -62,22 +68,34 @@ def grad_cam(network: VGG, images: Tensor, layer: str, targets: Tensor) -> Tenso
     return (weights * maps.detach()).sum(1).relu()
 
 
+def heats(network: VGG, images: Tensor, layer: str, targets: Tensor) -> Tensor:
+    """`grad_cam` of many images, a few at a time, on the CPU."""
+    parts = zip(torch.split(images, _AT_A_TIME), torch.split(targets, _AT_A_TIME), strict=True)
+    return torch.cat([grad_cam(network, part, layer, labels).cpu() for part, labels in parts])
+
+
+def heat_layer(network: nn.Module, shape: Sequence[int]) -> str | None:
+    """The layer whose Grad-CAM to look at: the last ReLU whose maps have at least 4 x 4 positions.
+
+    Of 224 pixels that is `relu5_3`, as in Grad-CAM's paper; of 32 pixels `relu4_3`.
+
+    Args:
+        network: in evaluation mode.
+        shape: an image's: in_channels, H, W.
+
+    Returns:
+        None where there is no such layer, or the network is no VGG.
+    """
+    if not isinstance(network, VGG):
+        return None
+    relus = [name for name in layer_names(network) if name.startswith("relu") and "_" in name]
+    with torch.inference_mode():
+        maps = extract(network, next(network.parameters()).new_zeros(1, *shape), relus)
+    fine = [name for name in relus if min(maps[name].shape[-2:]) >= _POSITIONS]
+    return fine[-1] if fine else None
+
+
 def _maps(network: VGG | DenseVGG, layer: str, found: dict[str, Tensor]) -> Tensor:
     if found[layer].ndim != 4:
         raise ValueError(f"{layer} of {network.name} is a vector: it has no maps")
     return found[layer]
-
-
-@contextmanager
-def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Without dropout, and with batch normalisation's own statistics.
-
-    A frozen part that was in evaluation mode already stays there afterwards.
-    """
-    training = [module for module in network.modules() if module.training]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -10,6 +10,9 @@ from matplotlib.ft2font import FT2Font
 from PIL import ImageDraw, ImageFont
 
 _DOTS = "…"
+# A mark, and its colour.
+RIGHT = ("✓", "#2e7d32")
+WRONG = ("✗", "#c0392b")
 
 
 class Lettering:
@@ -48,16 +51,6 @@ class Lettering:
             else:
                 fails = count
         return _cut(text, fits, keep_end)
-
-    def wrapped(self, text: str, width: float) -> list[str]:
-        """The text in lines of at most so many pixels, broken between words."""
-        lines: list[str] = []
-        for word in text.split():
-            if lines and self.width(f"{lines[-1]} {word}") <= width:
-                lines[-1] += f" {word}"
-            else:
-                lines.append(word)
-        return lines
 
     def write(
         self, canvas: ImageDraw.ImageDraw, at: tuple[float, float], text: str, fill: str

@@ -1,12 +1,13 @@
-"""Feature maps, and Grad-CAM against captum's."""
+"""Feature maps, Grad-CAM against captum's, and the layer that is looked at."""
 
 import pytest
 import torch
 from captum.attr import LayerGradCam
 from torch import Tensor, nn
+from torchvision.models import resnet18
 
-from vgglab.inspection.attribution import feature_maps, grad_cam
 from vgglab.networks import VGG, build_vgg, layer_names
+from vgglab.networks.attribution import feature_maps, grad_cam, heat_layer, heats
 
 
 def network(**settings: object) -> VGG:
@@ -81,3 +82,36 @@ def test_a_vector_or_an_unknown_layer_is_refused() -> None:
             look(network(), images(), "fc6")
         with pytest.raises(ValueError, match="no layer 'conv9_9'"):
             look(network(), images(), "conv9_9")
+
+
+def test_many_images_are_each_their_own() -> None:
+    built, given = network(head="compact"), images(19)
+    targets = torch.arange(19) % 5
+    found = heats(built, given, "relu3_2", targets)
+    for place in (0, 7, 8, 18):
+        alone = grad_cam(built, given[place, None], "relu3_2", targets[place, None])[0]
+        torch.testing.assert_close(found[place], alone)
+    assert found.shape == (19, 8, 6)
+    assert found.amax((1, 2)).count_nonzero() > 10
+
+
+@pytest.mark.parametrize(
+    ("side", "settings", "layer"),
+    [
+        (224, {}, "relu5_2"),
+        (64, {}, "relu5_2"),
+        (32, {}, "relu4_2"),
+        (8, {"max_pools": 2}, "relu2_1"),
+        (8, {"max_pools": 1}, "relu5_2"),
+        (3, {"max_pools": 1}, None),
+    ],
+)
+def test_the_last_layer_that_is_fine_enough(
+    side: int, settings: dict[str, int], layer: str | None
+) -> None:
+    built = build_vgg("vgg11", width=1 / 16, head="compact", in_channels=1, **settings)  # type: ignore[arg-type]
+    assert heat_layer(built.eval(), (1, side, side + 5)) == layer
+
+
+def test_other_networks_have_none() -> None:
+    assert heat_layer(resnet18(), (3, 64, 64)) is None

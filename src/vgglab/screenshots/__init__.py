@@ -1,1 +1,0 @@
-"""Pictures of what people see, for the README."""
