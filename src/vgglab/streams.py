@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import sys
+from typing import Any
 
 _GONE = (errno.EPIPE, errno.EIO)  # of a pipe, of a terminal
 _UNREAD = 128 + 13  # what a shell makes of SIGPIPE: the end of Unix tools that nobody reads
@@ -22,16 +23,16 @@ def outlive_readers(*, goes_on: bool) -> None:
 
 def _outliving(stream: object, *, ends: bool) -> io.TextIOWrapper:
     if stream is None:  # closed before this process began
-        return open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+        return open(os.devnull, "w")
     # Not a test's, and not one of these.
     is_pythons = type(stream) is io.TextIOWrapper and stream in (sys.__stdout__, sys.__stderr__)
     if not is_pythons:
         return stream  # type: ignore[return-value]
     assert isinstance(stream, io.TextIOWrapper)
     stream.flush()
-    raw = _Outliving(stream.fileno(), ends)
+    raw: Any = _Outliving(stream.fileno(), ends)
     return io.TextIOWrapper(
-        raw if stream.write_through else io.BufferedWriter(raw),  # type: ignore[arg-type]
+        raw if stream.write_through else io.BufferedWriter(raw),
         encoding=stream.encoding,
         errors=stream.errors,
         line_buffering=stream.line_buffering,

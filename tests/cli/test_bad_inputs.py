@@ -150,6 +150,8 @@ SETTINGS = {
     "sbatch accelerator.devices=8 slurm.time=tomorrow": "slurm.time | tomorrow | 24:00:00",
     "benchmark target=loaders": "target='loaders' | processes",
     "benchmark processes=1": "processes=1",
+    "benchmark settings=[digits]": "settings=[digits] | target=processes",
+    "benchmark target=dashboard model.width=1": "model.width=1 | target=dashboard",
     "benchmark processes=4096": "processes=4096 | cores",
     "summarize input_size=[3,224]": "input_size=[3, 224] | height",
     "summarize model=vgg11 model.head=compact input_size=[3,4,4]": "3x4x4",

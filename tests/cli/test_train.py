@@ -1,14 +1,17 @@
 """scripts/train.py as a user runs it."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from tests.conftest import TINY, Script
+from tests.conftest import ROOT, TINY, Script
 from tests.training.runs import history
 
 
@@ -25,6 +28,17 @@ def test_a_run_ends_with_its_result_and_where_to_look(script: Script, tmp_path: 
     assert str(run.relative_to(tmp_path)) in done.stdout
     assert f"scripts/dashboard.py {run.relative_to(tmp_path)}" in done.stdout
     assert done.stderr == ""
+
+
+def test_a_run_outlives_its_pager(tmp_path: Path) -> None:
+    """As `train.py | head`, and as a terminal that is closed."""
+    reader, nobody = os.pipe()
+    os.close(reader)
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *TINY, "hydra.run.dir=mine"]
+    done = subprocess.run(command, cwd=tmp_path, stdout=nobody, stderr=nobody, timeout=240)
+    os.close(nobody)
+    assert done.returncode == 0
+    assert json.loads((tmp_path / "mine" / "status.json").read_text())["status"] == "finished"
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -285,3 +286,14 @@ def test_how_far_a_real_trainer_is() -> None:
         (5, "epoch 0, validation batch 0"),
         (7, "epoch 0, validation batch 1"),
     ]
+
+
+def test_a_line_that_nobody_hears_hides_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the terminal is gone, the process must end all the same."""
+
+    def gone(*given: object) -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(watch, "_speech", threading.Lock())
+    monkeypatch.setattr(os, "write", gone)
+    watch.say("rank 1 is lost")

@@ -78,6 +78,13 @@ def test_nothing_is_written_where_nothing_is_compared(
     assert not (tmp_path / "run").exists()
 
 
+def test_another_logger_is_no_other_run(composed: Compose, tmp_path: Path) -> None:
+    for name in ("wandb", "mlflow"):
+        choices = {"logger": name}
+        run_folder(tmp_path / "logs" / name, {f"logger.{name}.project": "x"}, choices=choices)
+    assert len(compared(composed, tmp_path).groups) == 1
+
+
 def test_what_is_ignored_tells_no_runs_apart(composed: Compose, tmp_path: Path) -> None:
     for name in ("a", "b"):
         run_folder(tmp_path / "logs" / name, {"data.root": name, "trainer.max_epochs": name})

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.comparison.folders import read_all, run_folder
+from tests.comparison.folders import TEST, read_all, run_folder
 from vgglab.comparison.formats import markdown, print_comparison, remarks, to_csv, to_json
 from vgglab.comparison.groups import Comparison, compare_runs
 
@@ -44,6 +44,22 @@ def test_the_terminal_has_means_deviations_and_the_best(runs: Path) -> None:
     best, other = (line.split() for line in lines if line[:1] in "12")
     assert best[:5] == ["1", "0.2", "1", "87.50", "*"]
     assert other[:6] == ["2", "0.1", "2", "62.50", "±", "17.68"]
+
+
+def test_losses_with_and_without_smoothing_are_not_one_measure(tmp_path: Path) -> None:
+    smooth = {"loss.label_smoothing": 0.1}
+    metrics = {"test/top1": 0.75, "test/loss": 1.0}
+    run = run_folder(tmp_path / "run", smooth, metrics=metrics)
+    run_folder(tmp_path / "other", {**smooth, "optimizer.lr": 1}, metrics={"test/top1": 0.5})
+    assert comparison(tmp_path).best("test/top1") == 0.75
+    assert list(comparison(tmp_path).smoothing) == [0.1]
+    test = {"checkpoint": str(run / "checkpoints/best.ckpt")}
+    better = {"test/top1": 1.0, "test/loss": 0.5}
+    run_folder(tmp_path / "test", test, base=TEST, metrics=better)
+    found = comparison(tmp_path)
+    said = "the losses are not one measure: label smoothing is 0 in row 1, 0.1 in row 2"
+    assert said in list(remarks(found, None))
+    assert (found.best("test/loss"), found.best("test/top1")) == (None, 1.0)
 
 
 @pytest.mark.parametrize("width", [40, 80, 160])

@@ -169,7 +169,7 @@ def test_a_damaged_file_is_named_and_the_rest_is_there(
         "status.json": "seconds",
         "network.json": "parameters",
     }
-    assert {n for n, figure in kept.items() if figure not in run.numbers} == {name}
+    assert {n for n, number in kept.items() if number not in run.numbers} == {name}
 
 
 def test_a_number_that_is_too_large_is_infinite(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from omegaconf import OmegaConf
 from vgglab.comparison.settings import (
     Settings,
     differing,
+    implied_by_choices,
     settings_of,
     short_names,
-    implied_by_choices,
 )
 
 

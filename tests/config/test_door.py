@@ -19,6 +19,12 @@ def test_bad_input_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr() == ("", "error: no such file\n")
 
 
+def test_no_password_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        fail(InputError("no answer from http://me:hunter2@host"))
+    assert capsys.readouterr().err == "error: no answer from http://***@host\n"
+
+
 def test_bugs_pass_through() -> None:
     with pytest.raises(ZeroDivisionError):
         fail(ZeroDivisionError())

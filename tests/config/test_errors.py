@@ -31,6 +31,7 @@ def test_a_launcher_that_is_not_installed_says_how_to_have_it() -> None:
         (["trainer.max_epoch=3"], ["trainer.max_epoch", "did you mean max_epochs?", "precision"]),
         (["max_epochs=3"], ["max_epochs", "the configuration", "trainer"]),
         (["trainer.max_epochs=[1"], ["cannot read the override 'trainer.max_epochs=[1'"]),
+        (["data.root=a/[b]*.png"], ["""; quote it: 'data.root="a/[b]*.png"'"""]),
         (["model=null"], ["string or a list"]),
     ],
 )

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from tests.conftest import ROOT, TINY
 from vgglab.config.schema import TrainConfig, parse, plain
-from vgglab.config.secrets import HIDDEN, without_secrets
+from vgglab.config.secrets import HIDDEN, line_without_secrets, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -35,12 +35,50 @@ from vgglab.config.secrets import HIDDEN, without_secrets
             "+x={Authorization: ***, b: {passphrase: ***}}",
         ),
         ("data.mirrors=[https://h/f?sig=abc]", "data.mirrors=[https://h/f?sig=***"),
+        ("+x.key=abc,+y.dsn=abc,seed=1", "+x.key=***,+y.dsn=***,seed=1"),
+        ("+x={auth: abc, 'webhook': 'a b', b: 1}", "+x={auth: ***, 'webhook': ***, b: 1}"),
+        ("root=https://h/f?key=abc", "root=https://h/f?key=***"),
         ("[http://abc@host/a,http://host/b@c]", "[http://***@host/a,http://host/b@c]"),
     ],
 )
 def test_texts(text: str, stored: str) -> None:
     assert without_secrets(text) == stored
     assert without_secrets(stored) == stored
+
+
+@pytest.mark.parametrize("name", ["key", "Auth", "dsn", "webhook"])
+def test_bare_names(name: str) -> None:
+    found = without_secrets({"logger": {name: "abc"}, f"data.{name}": ["abc"]})
+    assert found == {"logger": {name: HIDDEN}, f"data.{name}": [HIDDEN]}
+
+
+@pytest.mark.parametrize(
+    "name", ["monitor_key", "keys", "key_frames", "sort-key", "key.order", "author", "webhooks"]
+)
+def test_names_that_hold_the_bare_ones(name: str) -> None:
+    assert without_secrets({name: "abc"}) == {name: "abc"}
+    assert without_secrets(f"{name}=abc") == f"{name}=abc"
+    assert without_secrets(f"{{{name}: abc}}") == f"{{{name}: abc}}"
+
+
+def test_no_setting_of_ours_is_hidden() -> None:
+    for path in (ROOT / "conf").rglob("*.yaml"):
+        settings = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        assert without_secrets(settings) == settings, path
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("call to http://me:hunter2@h:9/api failed", "call to http://***@h:9/api failed"),
+        ("model.hub_token='a b': not a number", "model.hub_token=***: not a number"),
+        ("cannot read '+x.api_key=a(', a bracket", "cannot read '+x.api_key=***', a bracket"),
+        ("model.hub_token: no such setting; choices: a", None),
+        ("the key: a password of http://host/b@c, lr=0.1", None),
+    ],
+)
+def test_lines_for_people_keep_their_words(line: str, shown: str | None) -> None:
+    assert line_without_secrets(line) == (shown or line)
 
 
 COUNTS = ["model.num_tokens=4", "model.class_tokens=4", "tokenizer=bert", "{token_dim: 8, a: b}"]
@@ -84,6 +122,7 @@ def test_numbers_of_tokens_are_no_secrets() -> None:
 
 @pytest.mark.parametrize("text", ["token", "token:", "a=", ",a", "a: ", "'token=", "x://", "a@"])
 def test_long_texts_take_no_longer_than_they_are(text: str) -> None:
+    line_without_secrets(text * 100_000)
     without_secrets(text * 100_000)  # minutes and more, where the time is quadratic
 
 

@@ -52,6 +52,12 @@ def test_the_page_of_a_finished_run_holds_its_numbers(tmp_path: Path) -> None:
     assert "vgglab None" not in page.text
 
 
+def test_one_device_is_one(tmp_path: Path) -> None:
+    fill(tmp_path)
+    change(tmp_path, "status", STATUS | {"devices": 1})
+    assert "1 device " in f"{written(tmp_path).text} "
+
+
 def test_what_people_wrote_is_text_and_not_markup(tmp_path: Path) -> None:
     fill(tmp_path)
     change(tmp_path, "status", STATUS | {"status": "failed", "error": "<script>x</script>"})

@@ -15,7 +15,7 @@ from tests.conftest import TINY, Compose
 from vgglab.config.schema import TrainConfig, parse
 from vgglab.errors import InputError
 from vgglab.reporting.history import CSVHistory, read_history
-from vgglab.reporting.tracking import MLflow, WeightsAndBiases, finish
+from vgglab.reporting.tracking import MLflow, WeightsAndBiases, finish, leave
 from vgglab.training.assembly import _loggers
 from vgglab.training.run import train
 from vgglab.training.stored import stored_job
@@ -205,7 +205,9 @@ def test_a_resumed_mlflow_run_goes_on_without_repeats(tmp_path: Path) -> None:
     again = MLflow(str(tmp_path), str(store), resume_step=6, hyperparameters=changed)
     assert again.experiment.get_run(known).info.status == "RUNNING"
     log(again, range(6, 12), tmp_path, 6)
-    again.finalize("success")
+    again.finalize("success")  # of the training; the test follows
+    assert again.experiment.get_run(known).info.status == "RUNNING"
+    finish([again])
     found = mlflow_client(store).get_run(known)
     assert found.info.status == "FINISHED"
     assert found.data.params == {"optimizer.lr": "0.1", "seed": "0", "weights": "null"}
@@ -217,6 +219,74 @@ def test_a_resumed_mlflow_run_goes_on_without_repeats(tmp_path: Path) -> None:
     new = MLflow(str(tmp_path), str(store))  # in the same folder, but from the start
     assert new.experiment.get_run(run_id(tmp_path, "mlflow")).data.metrics == {}
     assert new.version != known
+
+
+class Lost:
+    """Answers nothing; `arrived` calls come through before."""
+
+    def __init__(self, client: Any, arrived: int) -> None:
+        self.client = client
+        self.arrived = arrived
+        self.asked = 0
+
+    def log_batch(self, *given: Any, **named: Any) -> None:
+        from mlflow.exceptions import MlflowException
+
+        self.asked += 1
+        if self.asked > self.arrived:
+            raise MlflowException("http://me:hunter2@host failed\nMax retries exceeded")
+        self.client.log_batch(*given, **named)
+
+    def set_terminated(self, *given: Any) -> None:
+        self.client.set_terminated(*given)
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_lost_mlflow_server_costs_one_line(
+    comes_back: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = tmp_path / "mlruns"
+    logger = MLflow(str(tmp_path), str(store))
+    client = logger.experiment
+    lost = Lost(client, arrived=3)
+    logger._client = lost  # type: ignore[assignment]
+    log(logger, range(9), tmp_path)
+    assert lost.asked == 4  # each would block the training
+    (line,) = caplog.messages
+    assert line.startswith("logger=mlflow: lost; metrics.csv has everything: http://***@host")
+    if comes_back:
+        lost.arrived = 100
+    finish([logger])
+    assert len(caplog.messages) == 1
+    known = run_id(tmp_path, "mlflow")
+    points = mlflow_points(store, known)
+    assert sum(points.values()) == (12 if comes_back else 3)
+    assert (points == history_points(tmp_path)) == comes_back
+    status = client.get_run(known).info.status
+    assert status == ("FINISHED" if comes_back else "RUNNING")  # nobody could tell it
+
+
+def test_no_lost_call_blocks_for_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import environment_variables as known
+
+    for name in ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+    MLflow(str(tmp_path), f"{tmp_path}/mlruns").experiment  # noqa: B018 - it begins
+    assert known.MLFLOW_HTTP_REQUEST_MAX_RETRIES.get() == 2
+    assert known.MLFLOW_HTTP_REQUEST_TIMEOUT.get() == 77  # who sets it knows why
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED"])
+def test_a_process_that_is_ended_ends_its_mlflow_run(
+    status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = MLflow(str(tmp_path), f"{tmp_path}/mlruns")
+    logger.log_metrics({"train/loss": 1.0}, 0)
+    leave([logger], status)
+    assert logger.experiment.get_run(run_id(tmp_path, "mlflow")).info.status == status
+    monkeypatch.setattr(logger, "_end", None)  # a bug: the process must end all the same
+    leave([logger], status)
 
 
 def test_a_resumed_wandb_run_goes_on_without_repeats(tmp_path: Path) -> None:

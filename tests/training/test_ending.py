@@ -49,6 +49,9 @@ ENDS: list[tuple[BaseException, str, str | None, str]] = [
     (AssertionError(), "failed", "AssertionError", "Failed"),
     (KeyboardInterrupt(), "stopped", None, "Stopped"),
     (SIGTERMException(), "stopped", None, "Stopped"),
+    (SystemExit(3), "failed", "left by itself with exit code 3", "Failed"),
+    (SystemExit("no time"), "failed", "SystemExit: no time", "Failed"),
+    (OSError("http://me:hunter2@host"), "failed", "OSError: http://***@host", "Failed"),
 ]
 
 
@@ -83,6 +86,39 @@ def test_a_page_that_cannot_be_written_does_not_hide_the_error(
     status = read_status(tmp_path)
     assert status is not None
     assert status.error == "ValueError: the run's own"
+
+
+def test_a_run_that_has_finished_is_none_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(run_dir: Path) -> None:
+        raise InputError("metrics.csv, line 2: not a row of numbers")
+
+    monkeypatch.setattr(ending, "write_report", fails)
+    with Ending(tmp_path, 1, resumed=False) as this:
+        this.finish()
+    status = read_status(tmp_path)
+    assert status is not None
+    assert (status.status, status.error) == ("finished", None)
+    (line,) = caplog.messages
+    assert "line 2" in line
+
+
+def test_a_status_that_cannot_be_written_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    this = Ending(tmp_path, 1, resumed=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(this._status, "end", _full)
+        with pytest.raises(OSError, match="full"):
+            this.finish()
+    this.leave(1, "somewhere: No space left on device")
+    status, _ = found(tmp_path)
+    assert status.status == "failed"
+
+
+def _full(*given: Any) -> None:
+    raise OSError(errno.ENOSPC, "full")
 
 
 def test_a_full_disk_is_one_line(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from vgglab.config.schema import TrainConfig, parse
 from vgglab.errors import InputError
 from vgglab.evaluation.evaluate import evaluate
 from vgglab.evaluation.trained import load_trained
-from vgglab.training.run import train
+from vgglab.training.run import _quiet, train
 
 
 def test_the_run_folder_holds_what_the_design_promises(composed: Compose, tmp_path: Path) -> None:
@@ -35,6 +36,24 @@ def test_the_run_folder_holds_what_the_design_promises(composed: Compose, tmp_pa
     assert set(result) == {"test/top1", "test/top5", "test/loss"}
     names = set(history(tmp_path)[0])
     assert {"step", "epoch", "train/loss", "train/top1", "val/top1", "val/loss", "lr"} <= names
+
+
+SHAPES = [("[16, 1, 3, 3]", False), ("[64, 32, 1, 1]", False), ("[16, 3, 3, 3]", True)]
+
+
+@pytest.mark.parametrize(("shape", "warns"), SHAPES)
+def test_kernels_whose_strides_say_nothing_are_no_news(shape: str, warns: bool) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.resetwarnings()
+        warnings.simplefilter("always")
+        _quiet()
+        warnings.warn(
+            "Grad strides do not match bucket view strides. This may indicate grad was not ...\n"
+            f"grad.sizes() = {shape}, strides() = [9, 9, 3, 1]\n"
+            f"bucket_view.sizes() = {shape}, strides() = [9, 1, 3, 1] (Triggered internally)",
+            stacklevel=1,
+        )
+    assert bool(caught) == warns
 
 
 def test_it_learns(composed: Compose, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -158,9 +159,10 @@ class Preemption(Callback):
         assert self._told is not None
         if self._rank == 0:
             again = "; once more stops at once" if self._told == signal.SIGINT else ""
-            # Not through `print`, which the signal may have interrupted.
             line = f"{self._told.name}: stops after this step{again}\n"
-            os.write(2, over_bars() + line.encode())
+            # Not through `print`, which the signal may have interrupted; the terminal may be gone.
+            with suppress(OSError):
+                os.write(2, over_bars() + line.encode())
 
     def _requeue(self) -> None:
         """Hand the signal on to submitit, which requeues its job by itself."""

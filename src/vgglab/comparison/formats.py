@@ -72,6 +72,9 @@ def remarks(comparison: Comparison, price: float | None) -> Iterator[str]:
             )
     for choice, names in comparison.implied.items():
         yield f"{choice}= stands for {plural(len(names), 'setting')}: {', '.join(names)}"
+    if len(smoothing := comparison.smoothing) > 1:
+        kinds = (f"{value:g} in {_listed('row', at)}" for value, at in sorted(smoothing.items()))
+        yield f"the losses are not one measure: label smoothing is {', '.join(kinds)}"
     spent = [run.numbers["device_hours"] for run in runs if "device_hours" in run.numbers]
     if spent:
         total = f"together {significant(sum(spent))} device-hours"
@@ -94,14 +97,14 @@ def to_csv(comparison: Comparison) -> str:
         for run in group.runs:
             known = [special.get(name, "") for name in settings]
             seed = "" if run.seed is None else str(run.seed)
-            measured = [repr(run.numbers[f]) if f in run.numbers else "" for f in figures]
+            measured = [repr(run.numbers[f]) if f in run.numbers else "" for f in numbers]
             line = [str(run.folder), str(group.number), run.state, seed, *known, *measured]
             writer.writerow(map(_cell, line))
     return text.getvalue()
 
 
 def to_json(comparison: Comparison) -> str:
-    """The groups with mean, deviation (null: one run) and n of each figure, and their runs."""
+    """The groups with mean, deviation (null: one run) and n of each number, and their runs."""
     numbers = [*comparison.metrics, *comparison.costs]
     content = {
         "settings": [*comparison.choices, *comparison.all_settings],
@@ -112,7 +115,7 @@ def to_json(comparison: Comparison) -> str:
 
 
 def _group(group: Group, numbers: Sequence[str]) -> dict[str, Any]:
-    measures = {name: group.measure(name) for name in figures}
+    measures = {name: group.measure(name) for name in numbers}
     return {
         "row": group.number,
         "settings": {**group.choices, **group.settings},

@@ -107,9 +107,21 @@ class Comparison:
         """Every setting that differs."""
         return [*self.settings, *(name for names in self.implied.values() for name in names)]
 
+    @property
+    def smoothing(self) -> dict[float, list[int]]:
+        """The numbers of the groups by the label smoothing in their loss; of several kinds, the
+        losses are not one measure."""
+        found: dict[float, list[int]] = {}
+        for group in self.groups:
+            if any(direction_of(name) < 0 for run in group.runs for name in run.numbers):
+                found.setdefault(_smoothing(group.runs[0]), []).append(group.number)
+        return found
+
     def best(self, name: str) -> float | None:
         """The best mean; None where nobody can say which is better, or none is."""
         direction = direction_of(name)
+        if direction < 0 and len(self.smoothing) > 1:
+            return None
         measures = [m for group in self.groups if (m := group.measure(name)) is not None]
         means = {measure.mean for measure in measures if not math.isnan(measure.mean)}
         if direction == 0 or len(means) < 2:
@@ -164,6 +176,16 @@ def compare_runs(runs: Sequence[Run], sort: str) -> Comparison:
     groups.sort(key=lambda group: (_place(group, sort), _typed_order(group)))
     numbered = [replace(group, number=n) for n, group in enumerate(groups, start=1)]
     return Comparison(numbered, metrics, costs, settings, implied)
+
+
+def _smoothing(run: Run) -> float:
+    """scripts/evaluate.py takes the plain cross entropy, however the network was trained."""
+    if run.trained is None or run.tested is not None:
+        return 0.0
+    try:
+        return float(run.trained.values.get("loss.label_smoothing", "0"))
+    except ValueError:  # a stranger's
+        return math.nan
 
 
 def _seed(run: Run) -> object:

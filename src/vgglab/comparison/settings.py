@@ -11,8 +11,8 @@ from vgglab.config.typed import REFERENCE, typed
 ABSENT = "-"
 """In the place of a setting that a run does not have: another optimiser's, another version's."""
 
-# Where a run was written and how it was continued is no part of what it was.
-LEFT_OUT = ("run_dir", "resume", "allowed_targets", "seed")
+# Where a run was written, who was told, and how it was continued is no part of what it was.
+LEFT_OUT = ("run_dir", "resume", "allowed_targets", "seed", "logger")
 
 _DEEPEST = 10  # references to references
 # Files of these groups set what they like; those of others only the group that they are in.

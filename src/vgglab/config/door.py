@@ -51,6 +51,7 @@ def readable_errors(*, outlives_output: bool = False) -> Iterator[None]:
     argparse.ArgumentParser.error = _refuse  # type: ignore[assignment,method-assign]
     try:
         yield
+        sys.stdout.flush()
     except Exception as error:
         line = explain(error)
         if line is None or FULL_TRACEBACK:
@@ -67,7 +68,8 @@ def readable_errors(*, outlives_output: bool = False) -> Iterator[None]:
         print(f"error: {line}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     finally:
-        sys.stdout.flush()  # Python's own, at its exit, would speak of a reader that is gone
+        with suppress(OSError):  # of a full disk the line above has told
+            sys.stdout.flush()  # Python's own, at its exit, would speak of a reader that is gone
 
 
 def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:

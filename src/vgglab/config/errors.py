@@ -55,7 +55,7 @@ def _explained(error: BaseException) -> str | None:
     if isinstance(error, MissingConfigException):
         return _missing_choice(error)
     if isinstance(error, OverrideParseException):
-        return f"cannot read the override {error.override!r}: {one_line(error.message)}"
+        return _unreadable(error)
     if isinstance(error, ConfigCompositionException):
         cause = error.__cause__
         if isinstance(cause, OmegaConfBaseException) and cause.key is not None:
@@ -78,6 +78,16 @@ def _explained(error: BaseException) -> str | None:
     if _raised_while_hydra_prepares(error):
         return _refused_by_hydra(error)
     return None
+
+
+def _unreadable(error: OverrideParseException) -> str:
+    given = str(error.override)
+    reason = one_line(str(error.message).partition("\nSee ")[0])
+    name, _, value = given.partition("=")
+    # Such as images=photos/[ab]*.png; what begins so is a list or a dictionary that is torn.
+    quotable = value and not value.startswith(("[", "{")) and not set(value) & {"'", '"'}
+    advice = f"; quote it: '{name}=\"{value}\"'" if quotable else ""
+    return f"cannot read the override {given!r}: {reason}{advice}"
 
 
 def _about_setting(error: OmegaConfBaseException) -> str:

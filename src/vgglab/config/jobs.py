@@ -3,6 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
+from hydra.core.hydra_config import HydraConfig
 from pydantic import (
     BeforeValidator,
     ConfigDict,
@@ -223,6 +224,16 @@ class BenchmarkConfig(Job):
     steps: PositiveInt
     rounds: PositiveInt
     format: Literal["table", "json"]
+
+    @model_validator(mode="after")
+    def _is_given_its_own(self) -> "BenchmarkConfig":
+        """What the other target alone uses would be ignored."""
+        sizes = ("model", "processes", "batch_size", "size", "steps")
+        others = sizes if self.target == "dashboard" else ("settings",)
+        for word in HydraConfig.get().overrides.task if HydraConfig.initialized() else ():
+            if re.split(r"[.=]", word.lstrip("+~"))[0] in others:
+                raise ValueError(f"{word}: target={self.target} does not use it")
+        return self
 
 
 class DashboardConfig(Job):

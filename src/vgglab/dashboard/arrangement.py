@@ -1,6 +1,5 @@
 """How TensorBoard's pages are laid out, and what they say of the run in words."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from vgglab.config.typed import flatten
+from vgglab.files import read_json
 from vgglab.reporting.markdown import pipe_table
 from vgglab.reporting.tensorboard import boards
 
@@ -38,7 +38,7 @@ class Arrangement(Callback):
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         card: dict[str, Any] = pl_module.card  # type: ignore[assignment]
-        environment = json.loads((self.run_dir / "environment.json").read_text(encoding="utf-8"))
+        environment = read_json(self.run_dir / "environment.json")
         texts = {
             "run/configuration": configuration_text(card["config"]),
             "run/environment": environment_text(environment),

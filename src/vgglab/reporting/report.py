@@ -12,7 +12,7 @@ from vgglab.reporting.confusion import confusion_section
 from vgglab.reporting.history import best_validation, curve
 from vgglab.reporting.mistakes import mistakes_section
 from vgglab.reporting.network import network_section
-from vgglab.reporting.origin import ending, reproduction, what_was_run
+from vgglab.reporting.outcome import outcome_banner, reproduction, what_was_run
 from vgglab.reporting.page import code, details, page, section, tiles
 from vgglab.reporting.record import RunRecord, read_record
 from vgglab.reporting.status import Status
@@ -60,7 +60,7 @@ def write_report(run_dir: Path, is_running: bool = False) -> Path:
     run = read_record(run_dir)
     folder = run_dir.resolve()
     body = (
-        ending(run, run_dir, is_running)
+        outcome_banner(run, run_dir, is_running)
         + section("Result", _result(run))
         + section("Curves", _curves(run.history))
         + section("Classes", confusion_section(run.confusion) if run.confusion else "")
@@ -136,7 +136,7 @@ def _cost(history: list[dict[str, float]], status: Status | None) -> str:
         is_short = status.device_seconds < 360
         unit = ("device-seconds", 1) if is_short else ("device-hours", 3600)
         numbers[unit[0]] = f"{status.device_seconds / unit[1]:.3g}"
-        numbers["devices"] = f"{status.devices:,}"
+        numbers["device" if status.devices == 1 else "devices"] = f"{status.devices:,}"
         if status.attempts > 1:
             numbers["attempts"] = f"{status.attempts:,}"
     return tiles(numbers) if numbers else ""

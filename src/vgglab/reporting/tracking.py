@@ -259,12 +259,15 @@ class MLflow(Logger):
         self.experiment  # noqa: B018 - here a server that is not there ends the run
         now = int(1000 * time.time())
         fresh = self._kept.fresh(metrics, step)
-        self._unsent += [Metric(name, float(value), now, step or 0) for name, value in fresh.items()]
+        self._unsent += [
+            Metric(name, float(value), now, step or 0) for name, value in fresh.items()
+        ]
         if not self._is_lost:
             self._try(self._send)
 
     def _send(self) -> None:
         assert self._client is not None
+        assert self._kept.run_id is not None
         while self._unsent:
             self._client.log_batch(self._kept.run_id, metrics=self._unsent[:_METRICS])
             del self._unsent[:_METRICS]

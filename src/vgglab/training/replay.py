@@ -16,6 +16,7 @@ from vgglab.errors import InputError
 from vgglab.files import read_json
 from vgglab.reporting.environment import environment, open_run_folder, write_json
 from vgglab.reporting.terminal import console
+from vgglab.text import printable
 from vgglab.training.agreement import Agreement, compare, read_results
 from vgglab.training.bad_batch import replay_batch
 from vgglab.training.finite import NonFiniteError
@@ -140,9 +141,7 @@ def _show(agreement: Agreement) -> None:
 
 
 def _plain(value: object) -> Text:
-    """A stranger's text without what a terminal would obey."""
-    text = "-" if value is None else str(value)
-    return Text(text if text.isprintable() else repr(text))
+    return Text("-" if value is None else printable(str(value)))
 
 
 def _summary(run: str, changed: dict[str, list[Any]], agreement: Agreement) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def _quiet() -> None:
         ".*`srun` command is available .*",  # outside of jobs
         # Kernels of one channel or of 1x1 lie in memory in one way that has several strides.
         r"Grad strides do not match bucket view strides[^[]*\[\d+, (1, \d+, \d+|\d+, 1, 1)\]",
-        ".*all_gather is deprecated, use torch.distributed._functional_collectives.*",  # Lightning's
+        ".*all_gather is deprecated, use torch.distributed._functional_.*",  # Lightning does
     ):
         warnings.filterwarnings("ignore", message)
     if not FULL_TRACEBACK:

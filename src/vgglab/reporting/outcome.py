@@ -16,7 +16,7 @@ from vgglab.text import duration
 _OF_THE_FOLDER = re.compile(r"\+*(resume|hydra\.run\.dir|hydra\.sweep\.\w+)=")
 
 
-def ending(run: RunRecord, run_dir: Path, is_running: bool) -> str:
+def outcome_banner(run: RunRecord, run_dir: Path, is_running: bool) -> str:
     """The banner at the top.
 
     Args:

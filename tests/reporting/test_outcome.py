@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from tests.reporting.pages import ENVIRONMENT, STATUS, Page, change, fill
-from vgglab.reporting.origin import ending, reproduction
+from vgglab.reporting.outcome import outcome_banner, reproduction
 from vgglab.reporting.record import read_record
 
 
 def banner(run: Path, is_running: bool = False) -> str:
-    return Page(ending(read_record(run), run, is_running)).text
+    return Page(outcome_banner(read_record(run), run, is_running)).text
 
 
 def stop(run: Path, **status: Any) -> None:
