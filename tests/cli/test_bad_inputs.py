@@ -850,17 +850,18 @@ def test_a_fork_does_as_a_process(name: str, forks: Forks, place: Path, script: 
 
 
 @pytest.mark.parametrize(
-    ("largest_file", "name"),
+    ("largest_file", "callbacks", "name"),
     [
-        pytest.param(300, "logs/train", id="configuration"),
-        pytest.param(5_000, "tensorboard/events", id="tensorboard"),
-        pytest.param(100_000, "checkpoints/", id="checkpoint"),
+        pytest.param(300, "essential", "logs/train", id="configuration"),
+        pytest.param(5_000, "default", "tensorboard/events", id="tensorboard"),
+        pytest.param(100_000, "essential", "checkpoints/", id="checkpoint"),
     ],
 )
 def test_a_disk_that_fills_up_costs_one_line(
-    largest_file: int, name: str, forks: Forks, tmp_path: Path
+    largest_file: int, callbacks: str, name: str, forks: Forks, tmp_path: Path
 ) -> None:
-    done = forks.run("train", TINY, tmp_path, seconds=SECONDS, largest_file=largest_file)
+    job = (*TINY, f"callbacks={callbacks}")
+    done = forks.run("train", job, tmp_path, seconds=SECONDS, largest_file=largest_file)
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")

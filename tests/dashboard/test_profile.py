@@ -1,6 +1,7 @@
 """Where the time goes."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,17 @@ def test_a_profiled_run_shows_its_operators(composed: Compose, tmp_path: Path) -
     assert step == shown["profile/timeline"][0][0] == 3
     trace = json.loads((tmp_path / "profile/trace.pt.trace.json").read_text())
     assert any(event.get("name") == "aten::convolution_backward" for event in trace["traceEvents"])
+
+
+@pytest.mark.parametrize("skip", [5, 6])  # its warm-up is the last step, or it does not begin
+def test_training_that_is_too_short_for_a_profile_says_so(
+    skip: int, composed: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    profiled = ("debug=profile", f"callbacks.profile.skip={skip}")
+    with caplog.at_level(logging.WARNING, "vgglab"):
+        train(parse(composed("train", *TINY, *profiled, run_dir=tmp_path), TrainConfig))
+    (line,) = [r.message for r in caplog.records if "profile" in r.message]
+    assert line.startswith(
+        f"no profile: training had 6 steps, and the first recorded one is number {skip + 2}"
+    )
+    assert not (tmp_path / "profile").exists()

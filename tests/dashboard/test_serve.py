@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -83,14 +84,20 @@ def test_the_script_serves_all_of_a_resumed_run_on_loopback_and_ends_with_ctrl_c
 ) -> None:
     with taken() as first:
         port = first.getsockname()[1]
-        with subprocess.Popen(
-            [sys.executable, ROOT / "scripts/dashboard.py", "logs", f"port={port}"],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
+        with (
+            subprocess.Popen(
+                [sys.executable, ROOT / "scripts/dashboard.py", "logs", f"port={port}"],
+                cwd=tmp_path,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                # Processes of a background job ignore it, and so do those that they start.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            ) as process,
+            ExitStack() as ended,
+        ):
+            ended.callback(process.kill)
             assert process.stdout is not None
             said = ""
             while "Ctrl-C" not in said:

@@ -4,6 +4,7 @@ TensorBoard itself shows no traces, and PyTorch has given its plugin up (torch-t
 https://github.com/pytorch/kineto/issues/1009): hence a picture of one step.
 """
 
+import logging
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ from vgglab.reporting.terminal import console
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+log = logging.getLogger(__name__)
 
 _WARM_UP = 1  # step of the profiler: its own start is dear
 _STEP = "ProfilerStep"  # torch's mark of a step
@@ -86,11 +89,28 @@ class Profile(Callback):
         if self._profile is not None and self._done > self.skip + _WARM_UP:
             self._finish(trainer)  # of an epoch that was too short for all steps
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop()
+        needed = self.skip + _WARM_UP + 1
+        if trainer.is_global_zero and self._done < needed:
+            log.warning(
+                "no profile: training had %d steps, and the first recorded one is number %d "
+                "(callbacks.profile.skip=%d)",
+                self._done,
+                needed,
+                self.skip,
+            )
+
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        """torch's profiler, still running at the end of the process, crashes it."""
         if self._profile is not None:
             self._profile.stop()
+            self._profile = None
 
     def _finish(self, trainer: Trainer) -> None:
         assert self._profile is not None
