@@ -79,7 +79,7 @@ def test_a_profiled_run_shows_its_operators(composed: Compose, tmp_path: Path) -
 def test_training_that_is_too_short_for_a_profile_says_so(
     skip: int, composed: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    profiled = ("debug=profile", f"callbacks.profile.skip={skip}")
+    profiled = ("debug=profile", "trainer.max_epochs=1", f"callbacks.profile.skip={skip}")
     with caplog.at_level(logging.WARNING, "vgglab"):
         train(parse(composed("train", *TINY, *profiled, run_dir=tmp_path), TrainConfig))
     (line,) = [r.message for r in caplog.records if "profile" in r.message]
