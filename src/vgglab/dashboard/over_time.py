@@ -134,15 +134,15 @@ class GradCamOverTime(OverTime):
         if self._examples is None:
             self._examples = examples(data, self.count)
         pixels, labels = self._examples
-        layer = self.layer or heat_layer(network, pixels.shape[1:])
-        if layer is None:
+        self.layer = self.layer or heat_layer(network, pixels.shape[1:])
+        if self.layer is None:
             return None
         like = next(network.parameters())
         images = data.preprocessing.normalize(pixels.to(like.device)).to(like.dtype)
         # Layer by layer: a compiled network would be compiled again for so many images.
         (logits,) = extract(network, images, list(layer_names(network))[-1:]).values()
         probability, predicted = logits.float().softmax(1).max(1)
-        heats = grad_cam(network, images, layer, predicted).cpu()
+        heats = grad_cam(network, images, self.layer, predicted).cpu()
         tiles, captions = [], []
         for place, (image, heat) in enumerate(zip(pixels, heats, strict=True)):
             small = thumbnail(image)
