@@ -1,12 +1,18 @@
+import logging
+import multiprocessing
+import time
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vgglab.data import sampling
 from vgglab.data.images import BatchView, FileImages, TensorImages
 from vgglab.data.sampling import (
     ResumableLoader,
     ShardedBatches,
+    _Begun,
     derive_seed,
     per_device_batch_size,
     uniforms,
@@ -205,3 +211,27 @@ def test_a_broken_image_is_one_line_also_from_a_worker(tmp_path, workers):
     with pytest.raises(InputError) as caught:
         list(broken)
     assert str(caught.value) == f"{tmp_path / 'a.jpg'}: not an image"
+
+
+@pytest.mark.slow
+def test_workers_that_do_not_begin_are_started_again(monkeypatch, tmp_path, caplog):
+    images = torch.arange(8, dtype=torch.uint8).reshape(8, 1, 1, 1)
+    view = BatchView(TensorImages(images, torch.arange(8), ["class"] * 8))
+    loader = ResumableLoader(view, ShardedBatches(8, 4), num_workers=1)
+    first = tmp_path / "first"
+    first.touch()
+
+    def hang() -> None:  # as fork does, in the first child alone
+        if first.exists():
+            first.unlink()
+            time.sleep(600)
+
+    monkeypatch.setattr(sampling, "_START_SECONDS", 2.0)
+    monkeypatch.setattr(_Begun, "__call__", lambda begun, worker: (hang(), begun._count.release()))
+    with caplog.at_level(logging.WARNING, "vgglab"):
+        batches = [batch[0].flatten().tolist() for batch in loader]
+    assert batches == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert {record.message for record in caplog.records} == {
+        "a loader's worker did not begin: all are started again"
+    }
+    assert not multiprocessing.active_children()

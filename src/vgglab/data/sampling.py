@@ -5,6 +5,7 @@ threads call it "not resumable"). Here the order is a pure function of (seed, ep
 is two integers.
 """
 
+import logging
 import multiprocessing
 import signal
 import time
@@ -17,6 +18,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from vgglab.errors import InputError
+
+log = logging.getLogger(__name__)
+
+_START_SECONDS = 15.0  # a worker begins within a tenth of one, on a busy machine within some
+_STARTS = 3
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15  # the constants of splitmix64 (Steele, Lea & Flood 2014)
@@ -173,7 +179,7 @@ class ResumableLoader(DataLoader[Any]):
             batch_size=None,
             sampler=batches,
             collate_fn=_as_it_is,
-            worker_init_fn=_outlive_sigterm,
+            worker_init_fn=_Begun(),
             generator=generator,
             **kwargs,
         )
@@ -198,6 +204,26 @@ class ResumableLoader(DataLoader[Any]):
             line = str(error).strip().splitlines()[-1]
             raise InputError(line.removeprefix(f"{InputError.__module__}.InputError: ")) from error
 
+    def _get_iterator(self) -> Any:
+        """torch's, with workers that live.
+
+        Now and then a forked one does not: CPython's `fork` waits for ever in the child where a
+        thread that is not Python's, such as gloo's, enters Python at that moment (seen with 3.11 in
+        `PyOS_AfterFork_Child`, at one start of two processes in some dozens). Then all are started
+        again; what they load does not depend on them.
+        """
+        begun: _Begun = self.worker_init_fn  # type: ignore[assignment]
+        for attempt in range(_STARTS):
+            iterator: Any = super()._get_iterator()
+            is_last = attempt == _STARTS - 1  # there may be a reason why it takes so long
+            if is_last or all(begun.next_one(_START_SECONDS) for _ in range(self.num_workers)):
+                break
+            log.warning("a loader's worker did not begin: all are started again")
+            iterator._shutdown_workers()
+            for worker in iterator._workers:
+                worker.kill()
+        return iterator
+
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.sampler.epoch, "batches": self._done}
 
@@ -206,10 +232,23 @@ class ResumableLoader(DataLoader[Any]):
         self._done = state["batches"]
 
 
-def _outlive_sigterm(worker: int) -> None:
-    """SLURM sends it to all processes of a job, and the step that is to be finished may yet need
-    this one."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+class _Begun:
+    """What each worker does first: tell that it lives, and be deaf to SIGTERM.
+
+    SLURM sends it to all processes of a job, and the step that is to be finished may yet need the
+    worker.
+    """
+
+    def __init__(self) -> None:
+        self._count = multiprocessing.Semaphore(0)
+
+    def __call__(self, worker: int) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self._count.release()
+
+    def next_one(self, seconds: float) -> bool:
+        """Whether one more has begun, within so long."""
+        return self._count.acquire(timeout=seconds)
 
 
 def _end_workers() -> None:
