@@ -213,9 +213,10 @@ class ResumableLoader(DataLoader[Any]):
         again; what they load does not depend on them.
         """
         begun: _Begun = self.worker_init_fn  # type: ignore[assignment]
-        for attempt in range(_STARTS):
+        starts = _STARTS if multiprocessing.get_start_method() == "fork" else 1
+        for attempt in range(starts):
             iterator: Any = super()._get_iterator()
-            is_last = attempt == _STARTS - 1  # there may be a reason why it takes so long
+            is_last = attempt == starts - 1  # there may be a reason why it takes so long
             if is_last or all(begun.next_one(_START_SECONDS) for _ in range(self.num_workers)):
                 break
             log.warning("a loader's worker did not begin: all are started again")
