@@ -21,10 +21,9 @@ from typing import Any
 import torch
 from hydra import compose
 from lightning import Callback, LightningModule, Trainer
-from rich import box
 from rich.table import Table
 
-from vgglab.benchmarks.spread import with_spread
+from vgglab.benchmarks.spread import measured_table, with_spread
 from vgglab.config.jobs import BenchmarkConfig
 from vgglab.config.schema import TrainConfig, parse
 from vgglab.reporting.environment import environment, write_json
@@ -109,21 +108,13 @@ class DrawingCost:
 
     def table(self) -> Table:
         """A line a callback, the costliest first; 80 columns suffice."""
-        table = Table(
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-            caption=(
-                f"{' '.join(self.settings)}\n"
-                f"median (lowest to highest) of {len(self.run)} runs;\n"
-                f"{self.cpu}, torch {self.torch},\n"
-                f"load average {min(self.load):.1f} to {max(self.load):.1f}"
-            ),
-            min_width=70,
-            caption_justify="left",
-            caption_style="",
+        caption = (
+            f"{' '.join(self.settings)}\n"
+            f"median (lowest to highest) of {len(self.run)} runs;\n"
+            f"{self.cpu}, torch {self.torch},\n"
+            f"load average {min(self.load):.1f} to {max(self.load):.1f}"
         )
-        table.add_column("")
-        table.add_column("seconds", justify="right")
+        table = measured_table("seconds", caption)
         names = {name for drawing in self.drawing for name in drawing}
         by_name = {n: [drawing.get(n, 0.0) for drawing in self.drawing] for n in names}
         for name, seconds in sorted(by_name.items(), key=lambda x: -statistics.median(x[1])):

@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich import box
 from rich.table import Table
 from torch import Tensor, distributed, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from vgglab.benchmarks.spread import with_spread
+from vgglab.benchmarks.spread import measured_table, with_spread
 from vgglab.config.jobs import BenchmarkConfig
 from vgglab.errors import InputError
 from vgglab.progress import each
@@ -71,22 +70,14 @@ class Scaling:
 
     def table(self) -> Table:
         """A line for each; 80 columns suffice."""
-        table = Table(
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-            caption=(
-                f"{self.model}, {self.parameters:,} parameters, {self.size} px,\n"
-                f"{self.batch_size} images a step and process, fp32, gloo;\n"
-                f"median (lowest to highest) of {len(self.alone)} rounds of {self.steps} steps;\n"
-                f"a core of {self.cpu} each, torch {self.torch},\n"
-                f"load average {min(self.load):.1f} to {max(self.load):.1f}"
-            ),
-            min_width=70,
-            caption_justify="left",
-            caption_style="",
+        caption = (
+            f"{self.model}, {self.parameters:,} parameters, {self.size} px,\n"
+            f"{self.batch_size} images a step and process, fp32, gloo;\n"
+            f"median (lowest to highest) of {len(self.alone)} rounds of {self.steps} steps;\n"
+            f"a core of {self.cpu} each, torch {self.torch},\n"
+            f"load average {min(self.load):.1f} to {max(self.load):.1f}"
         )
-        table.add_column("")
-        table.add_column("images/s", justify="right")
+        table = measured_table("images/s", caption)
         table.add_row("one process", with_spread(self.alone, 1))
         number = self.processes
         table.add_row(f"{number} processes, a network each", with_spread(self.apart, 1))
