@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vgglab.data.images import BatchView, FileImages, TensorImages
+from vgglab.data.batches import BatchView
+from vgglab.data.images import FileImages, TensorImages
 from vgglab.data.sampling import Key
 from vgglab.errors import InputError
 

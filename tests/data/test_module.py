@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vgglab.data import Synthetic
-from vgglab.data.images import Batch
+from vgglab.data.batches import Batch
 from vgglab.data.module import stratified_split
 from vgglab.errors import InputError
 

@@ -6,15 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional
 
+from vgglab.data.augmentation import Augmentation, pad_crop_flip, rescale_crop_flip
 from vgglab.data.colour import IMAGENET_COLOURS
+from vgglab.data.cropping import train_crop
 from vgglab.data.sampling import uniforms
-from vgglab.data.transforms import (
-    Augmentation,
-    Preprocessing,
-    pad_crop_flip,
-    rescale_crop_flip,
-    train_crop,
-)
+from vgglab.data.transforms import Preprocessing
 
 
 def random_images(n, channels=3, height=8, width=10, seed=0):

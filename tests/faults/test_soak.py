@@ -30,7 +30,7 @@ from tests.faults.launched import LaunchedRun
 from vgglab.cluster.preemption import REQUEUE
 from vgglab.config.jobs import EvaluateConfig, PredictConfig
 from vgglab.config.schema import TrainConfig, parse
-from vgglab.data.images import Batch, BatchView
+from vgglab.data.batches import Batch, BatchView
 from vgglab.evaluation.evaluate import evaluate
 from vgglab.prediction.predict import predict
 from vgglab.training import assembly

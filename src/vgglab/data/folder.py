@@ -12,10 +12,11 @@ from annotated_types import Gt, Len
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from vgglab.data.cropping import TrainCrop
 from vgglab.data.decoding import IMAGE_SUFFIXES, decode, image_size
 from vgglab.data.images import FileImages, ImageSet, TensorImages
 from vgglab.data.module import Count, ImageDataModule
-from vgglab.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, TrainCrop
+from vgglab.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from vgglab.errors import InputError
 from vgglab.progress import each
 

@@ -10,14 +10,14 @@ from lightning import LightningDataModule
 from sklearn.model_selection import StratifiedShuffleSplit
 from torch import Tensor
 
+from vgglab.data.augmentation import Augmentation
+from vgglab.data.batches import Batch, BatchView
 from vgglab.data.colour import read_colour_axes
-from vgglab.data.images import Batch, BatchView, ImageSet
-from vgglab.data.sampling import (
-    ResumableLoader,
-    ShardedBatches,
-    per_device_batch_size,
-)
-from vgglab.data.transforms import Augmentation, Preprocessing, TrainCrop, train_crop
+from vgglab.data.cropping import TrainCrop, train_crop
+from vgglab.data.images import ImageSet
+from vgglab.data.loading import ResumableLoader
+from vgglab.data.sampling import ShardedBatches, per_device_batch_size
+from vgglab.data.transforms import Preprocessing
 from vgglab.errors import InputError
 
 Count = Annotated[int, Gt(0)]

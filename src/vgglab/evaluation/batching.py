@@ -12,7 +12,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional
 
 from vgglab.data.images import ImageSet
-from vgglab.data.sampling import Key, ResumableLoader, ShardedBatches
+from vgglab.data.loading import ResumableLoader
+from vgglab.data.sampling import Key, ShardedBatches
 from vgglab.data.transforms import with_channels
 from vgglab.progress import progress
 

@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from torch import Tensor
 
-from vgglab.data.sampling import ResumableLoader
+from vgglab.data.loading import ResumableLoader
 from vgglab.progress import Work, shown
 from vgglab.text import duration
 

@@ -1,0 +1,126 @@
+"""The loader of batches: resumable, with workers that begin and end as they should."""
+
+import logging
+import multiprocessing
+import signal
+import time
+from collections.abc import Iterator
+from multiprocessing.util import Finalize
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from vgglab.data.sampling import ShardedBatches
+from vgglab.errors import InputError
+
+log = logging.getLogger(__name__)
+
+_START_SECONDS = 15.0  # a worker begins within a tenth of one, on a busy machine within some
+_STARTS = 3
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A DataLoader over whole batches whose state is (epoch, batches done).
+
+    Lightning saves and restores it through `state_dict` and `load_state_dict`. The dataset is
+    indexed with a whole list of keys, so one gather can make one batch. `seconds_waited` is how
+    long whoever iterates has waited for batches so far, the start of the workers included.
+    """
+
+    sampler: ShardedBatches
+
+    def __init__(self, dataset: Any, batches: ShardedBatches, **kwargs: Any) -> None:
+        # The loader's generator seeds its workers. One of its own leaves the global stream alone,
+        # which otherwise moves with every iterator made and differs after a resume.
+        generator = torch.Generator().manual_seed(batches.seed)
+        super().__init__(
+            dataset,
+            batch_size=None,
+            sampler=batches,
+            collate_fn=_as_it_is,
+            worker_init_fn=_Begun(),
+            generator=generator,
+            **kwargs,
+        )
+        self.seconds_waited = 0.0
+        self._done = 0
+        if self.num_workers:
+            Finalize(None, _end_workers, exitpriority=0)
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        # A generator, so that workers start at the first `next`, after Lightning's `set_epoch`:
+        # started earlier they would fetch a resumed epoch in the order of epoch 0.
+        self._done = self.sampler.start
+        asked = time.perf_counter()
+        try:
+            for batch in super().__iter__():
+                self._done += 1
+                self.seconds_waited += time.perf_counter() - asked
+                yield batch
+                asked = time.perf_counter()
+        except InputError as error:
+            # A worker's error arrives with its whole traceback as the message: keep the last line.
+            line = str(error).strip().splitlines()[-1]
+            raise InputError(line.removeprefix(f"{InputError.__module__}.InputError: ")) from error
+
+    def _get_iterator(self) -> Any:
+        """torch's, with workers that live.
+
+        Now and then a forked one does not: CPython's `fork` waits for ever in the child where a
+        thread that is not Python's, such as gloo's, enters Python at that moment (seen with 3.11 in
+        `PyOS_AfterFork_Child`, at one start of two processes in some dozens). Then all are started
+        again; what they load does not depend on them.
+        """
+        begun: _Begun = self.worker_init_fn  # type: ignore[assignment]
+        starts = _STARTS if multiprocessing.get_start_method() == "fork" else 1
+        for attempt in range(starts):
+            iterator: Any = super()._get_iterator()
+            is_last = attempt == starts - 1  # there may be a reason why it takes so long
+            if is_last or all(begun.next_one(_START_SECONDS) for _ in range(self.num_workers)):
+                break
+            log.warning("a loader's worker did not begin: all are started again")
+            iterator._shutdown_workers()
+            for worker in iterator._workers:
+                worker.kill()
+        return iterator
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.sampler.epoch, "batches": self._done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.sampler.resume(state["epoch"], state["batches"])
+        self._done = state["batches"]
+
+
+class _Begun:
+    """What each worker does first: tell that it lives, and be deaf to SIGTERM.
+
+    SLURM sends it to all processes of a job, and the step that is to be finished may yet need the
+    worker.
+    """
+
+    def __init__(self) -> None:
+        self._count = multiprocessing.Semaphore(0)
+
+    def __call__(self, worker: int) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self._count.release()
+
+    def next_one(self, seconds: float) -> bool:
+        """Whether one more has begun, within so long."""
+        return self._count.acquire(timeout=seconds)
+
+
+def _end_workers() -> None:
+    """At the end of this process, before Python terminates them with the signal that they do not
+    hear, and waits."""
+    workers = [process for process in multiprocessing.active_children() if process.daemon]
+    if workers and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would call it an error
+    for worker in workers:
+        worker.kill()
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
