@@ -9,7 +9,7 @@ from hydra import initialize_config_dir
 
 from tests.conftest import ROOT, TINY, Compose
 from vgglab.benchmarks.dashboard import DrawingCost, Stopwatch, measure_dashboard
-from vgglab.config.jobs import BenchmarkConfig
+from vgglab.config.benchmark_jobs import DashboardBenchmark
 from vgglab.config.schema import parse
 from vgglab.dashboard.arrangement import Arrangement
 
@@ -28,7 +28,7 @@ def test_every_drawing_hook_is_timed_and_nothing_else(
     monkeypatch.setattr(Arrangement, "on_train_start", slowly)
     config = composed("benchmark", "target=dashboard", "rounds=1")
     settings = [*TINY, "callbacks=[essential,board]", "trainer.max_epochs=1"]
-    job = parse(config, BenchmarkConfig).model_copy(update={"settings": settings})
+    job = parse(config, DashboardBenchmark).model_copy(update={"settings": settings})
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         measured = measure_dashboard(job)
     ((drawing,), (run,)) = measured.drawing, measured.run

@@ -4,7 +4,7 @@ import pytest
 
 from tests.conftest import Compose
 from vgglab.benchmarks.processes import Scaling, measure_processes
-from vgglab.config.jobs import BenchmarkConfig
+from vgglab.config.benchmark_jobs import ProcessesBenchmark
 from vgglab.config.schema import parse
 from vgglab.errors import InputError
 
@@ -12,7 +12,7 @@ TINY = ("model=vgg11", "model.width=0.0625", "batch_size=2", "steps=1", "rounds=
 
 
 def test_every_round_measures_all_three(composed: Compose) -> None:
-    measured = measure_processes(parse(composed("benchmark", *TINY), BenchmarkConfig))
+    measured = measure_processes(parse(composed("benchmark", *TINY), ProcessesBenchmark))
     for rates in (measured.alone, measured.apart, measured.together):
         assert len(rates) == 2
         assert min(rates) > 0
@@ -34,6 +34,6 @@ def test_what_the_ratios_are() -> None:
 
 
 def test_more_processes_than_cores_are_refused(composed: Compose) -> None:
-    job = parse(composed("benchmark", *TINY, "processes=4096"), BenchmarkConfig)
+    job = parse(composed("benchmark", *TINY, "processes=4096"), ProcessesBenchmark)
     with pytest.raises(InputError, match="processes=4096, but there are"):
         measure_processes(job)

@@ -1,6 +1,6 @@
 """Bad input: one line that names what is wrong, exit code 2, and a disk that is as it was.
 
-Rows run in forks (`tests.cli.forks`), because a process of its own costs a row ten seconds; a
+Rows run in forks (`tests.forks`), because a process of its own costs a row ten seconds; a
 sample runs both ways.
 """
 
@@ -10,7 +10,7 @@ import hashlib
 import os
 import shlex
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,8 +54,8 @@ from tests.cli.bad_files import (
     tree,
     wrong_crc,
 )
-from tests.cli.forks import Finished, Forks
 from tests.conftest import TINY, Script
+from tests.forks import Finished, Forks
 
 SECONDS = 60.0  # for a row; most take less than one
 TRAIN = " ".join(["train", *TINY])
@@ -127,6 +127,15 @@ SETTINGS = {
     "train data=synthetic data.num_classes=1": "data.num_classes=1",
     "train data=synthetic data.train_size=5": "data.batch_size | 5 images",
     "train data=image_folder": "data.root is required",
+    "train data=imagenet_stream": "data.uri is required",
+    "train data=imagenet_stream data.uri=ftp://a/b": "data.uri=ftp://a/b | s3:// or gs://",
+    "train data=imagenet_stream data.uri=no": "data.uri=no | no/train/vgglab.json: no such file",
+    "train data=imagenet_stream data.uri=no data.max_cache_size=all": "cache_size=all | 200GB",
+    "train data=imagenet_stream data.uri=no data.interleave=0": "data.interleave=0",
+    "train data=imagenet_stream data.uri=no data.retry_seconds=-1": "data.retry_seconds=-1",
+    "train data=imagenet_stream data.uri=s3://b data.endpoint=x": "s3://b | Invalid endpoint: x",
+    "train data=imagenet_stream data.uri=s3://b data.endpoint=http://127.0.0.1:9"
+    " data.anonymous=true data.retry_seconds=0": "s3://b/train/vgglab.json: Could not connect",
     "train accelerator=ddp_cpu accelerator.timeout_seconds=0": "accelerator.timeout_seconds=0",
     "train accelerator=ddp_cpu accelerator.strategy=hybrid": "fc6 and fc7 | accelerator=ddp",
     "train accelerator=ddp_cpu accelerator.sync_batchnorm=true": "sync_batchnorm",
@@ -148,10 +157,19 @@ SETTINGS = {
     "sbatch accelerator=ddp": "accelerator.devices=auto",
     "sbatch accelerator=ddp accelerator.devices=8 slurm.tme=1": "slurm.tme | did you mean time?",
     "sbatch accelerator.devices=8 slurm.time=tomorrow": "slurm.time | tomorrow | 24:00:00",
-    "benchmark target=loaders": "target='loaders' | processes",
+    "benchmark target=loaders": "target=loaders | did you mean loader?",
     "benchmark processes=1": "processes=1",
-    "benchmark settings=[digits]": "settings=[digits] | target=processes",
-    "benchmark target=dashboard model.width=1": "model.width=1 | target=dashboard",
+    "benchmark settings=[digits]": "settings | processes",
+    "benchmark target=dashboard model.width=1": "model | settings",
+    "benchmark target=loader": "data=<OPTION> | image_folder",
+    "benchmark target=loader data=image_folder": "data.root is required",
+    "benchmark target=loader data=synthetic steps=0": "steps=0 | greater than 0",
+    "benchmark target=loader data=synthetic accelerator.devices=3": "data.batch_size=64 | 63 or 66",
+    "benchmark target=loader data=synthetic data.batch_size=5000": "data.batch_size=5000 | images",
+    "benchmark target=loader data=synthetic accelerator=ddp": "accelerator",
+    "benchmark target=decoding": "images is required",
+    "benchmark target=decoding images=nowhere": "images=nowhere",
+    "benchmark target=decoding images=nowhere limit=0": "limit=0",
     "benchmark processes=4096": "processes=4096 | cores",
     "summarize input_size=[3,224]": "input_size=[3, 224] | height",
     "summarize model=vgg11 model.head=compact input_size=[3,4,4]": "3x4x4",
@@ -173,6 +191,11 @@ SETTINGS = {
     "evaluate checkpoint=good.ckpt device=tpu": "device='tpu' | cpu",
     "linear_probe features=a.npz train_per_class=1": "train_per_class=1",
     "colour_axes limit=0": "limit=0",
+    "shard_dataset output=out": "data=",
+    "shard_dataset data=synthetic": "output is required",
+    "shard_dataset data=synthetic output=out quality=101": "quality=101",
+    "shard_dataset data=synthetic output=out shortest_side=0": "shortest_side=0",
+    "shard_dataset data=synthetic output=s3://bucket": "output | s3://bucket | docs/data.md",
     "restyle checkpoint=good.ckpt content=a.png style=a.png output=b.png steps=0": "steps=0",
     "train trainer.max_epochs": "trainer.max_epochs",
     "train seed=0,1": "seed=0,1",
@@ -628,6 +651,11 @@ OTHERS = {
             )
         },
     ),
+    "torn image for a shard": Row(
+        "shard_dataset data=image_folder data.root=photos output=a/b num_workers=0",
+        "photos/train/a/bad.png | on_error=skip",
+        {"photos": tree(**classes(2, 2, bad_png=image("PNG", cut=0.6)))},
+    ),
     "torn axes": Row(SHIFTED, "data.colour_axes=axes.json", {"axes.json": '{"eigenvalues": [1'}),
     "axes of NaN": Row(SHIFTED, "data.colour_axes=axes.json", {"axes.json": AXES}),
     "axes are a pipe": Row(SHIFTED, "data.colour_axes=axes.json", {"axes.json": pipe}),
@@ -691,6 +719,13 @@ OTHERS = {
     "axes into a folder": Row(
         "colour_axes data=synthetic output=out", "output=out", {"out": folder}
     ),
+    "shards into a file": Row("shard_dataset data=synthetic output=good.png", "output=good.png"),
+    "shards into photos": Row(
+        "shard_dataset data=synthetic output=photos",
+        "photos/train | no folder of shards",
+        {"photos": tree(**classes(2, 2))},
+    ),
+    "shards into /proc": Row("shard_dataset data=synthetic output=/proc/a", "output=/proc/a"),
     "sheet in no folder": Row(
         "predict checkpoint=good.ckpt images=good.png sheet=out/a.png", "sheet=out/a.png | folder"
     ),
@@ -770,12 +805,6 @@ SAMPLE = (
 
 
 @pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    with Forks(tmp_path_factory.mktemp("output")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def checkpoint(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     folder = tmp_path_factory.mktemp("trained")
     arguments = [*TINY, "trainer.max_epochs=1", "test=false", "hydra.run.dir=run"]
@@ -837,16 +866,15 @@ def test_bad_input_costs_one_line_and_no_more(row: Row, forks: Forks, place: Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLE)
-def test_a_fork_does_as_a_process(name: str, forks: Forks, place: Path, script: Script) -> None:
+def test_a_fork_does_as_a_process(name: str, forks: Forks, place: Path, process: Script) -> None:
     row = ROWS[name]
     put(place, row.files)
     before = snapshot(place)
     command, *arguments = shlex.split(row.command)
-    done = script(command, *arguments)
-    check(Finished(done.returncode, done.stdout, done.stderr), row)
+    done = process(command, *arguments)
+    check(done, row)
     assert snapshot(place) == before
-    forked = forks.run(command, arguments, place, seconds=SECONDS)
-    assert forked == (done.returncode, done.stdout, done.stderr)
+    assert forks.run(command, arguments, place, seconds=SECONDS) == done
 
 
 @pytest.mark.parametrize(
@@ -867,3 +895,14 @@ def test_a_disk_that_fills_up_costs_one_line(
     assert line.startswith("error: ")
     assert name in line
     assert os.strerror(errno.EFBIG) in line
+
+
+def test_a_disk_that_is_full_for_shards_costs_one_line_too(forks: Forks, tmp_path: Path) -> None:
+    job = ("data=synthetic", "output=out/shards", "num_workers=0")
+    done = forks.run("shard_dataset", job, tmp_path, seconds=SECONDS, largest_file=1000)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "out/shards" in line
+    assert os.strerror(errno.EFBIG) in line
+    assert not list(tmp_path.iterdir())

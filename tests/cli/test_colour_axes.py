@@ -6,9 +6,11 @@ from pathlib import Path
 from tests.conftest import Script
 
 
-def test_axes_are_computed_once_and_then_read(script: Script, tmp_path: Path) -> None:
+def test_axes_are_computed_once_and_then_read(
+    process: Script, script: Script, tmp_path: Path
+) -> None:
     arguments = ("data=synthetic", "data.train_size=20", "output=axes.json")
-    first = script("colour_axes", *arguments)
+    first = process("colour_axes", *arguments)
     assert first.returncode == 0, first.stderr
     path = tmp_path / "axes.json"
     content = json.loads(path.read_text())

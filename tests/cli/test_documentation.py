@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.conftest import ROOT, Script
+from tests.conftest import ROOT, Compose, Script
 
 # A command's words are settings, options or a run's folder; a sentence that begins with a script's
 # name is none.
@@ -26,7 +26,8 @@ def documented() -> list[tuple[str, list[str]]]:
     readme = commands("\n".join(page.read_text(encoding="utf-8") for page in pages))
     files = sorted((ROOT / "conf").rglob("*.yaml"))
     heads = [line.removeprefix("# ") for path in files for line in path.read_text().splitlines()]
-    return readme + commands("\n".join(heads))
+    found = readme + commands("\n".join(heads))
+    return [command for i, command in enumerate(found) if command not in found[:i]]
 
 
 def experiments() -> list[str]:
@@ -61,21 +62,47 @@ def test_the_readme_names_every_script_and_group() -> None:
         assert f"`{name.removeprefix('paper/')}`" in (ROOT / page).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("command", documented(), ids=lambda c: " ".join([c[0], *c[1]])[:80])
-def test_a_documented_command_composes(command: tuple[str, list[str]], script: Script) -> None:
+def name_of(command: tuple[str, list[str]]) -> str:
+    return " ".join([command[0], *command[1]])[:80]
+
+
+COMMANDS = documented()
+FIRSTS = {name: (name, arguments) for name, arguments in reversed(COMMANDS)}.values()
+
+
+def check_composes(command: tuple[str, list[str]], run: Script) -> None:
     name, arguments = command
     if "--multirun" in arguments:
         arguments = [argument.split(",")[0] for argument in arguments if argument[0] != "-"]
     if "--cfg" not in arguments and "--help" not in arguments:
         arguments = [*arguments, "--cfg", "job"]
-    done = script(name, *arguments)
+    done = run(name, *arguments)
     assert done.returncode == 0, done.stderr
     assert "run_dir:" in done.stdout
 
 
+@pytest.mark.parametrize("command", COMMANDS, ids=name_of)
+def test_a_documented_command_composes(
+    command: tuple[str, list[str]], composed: Compose, script: Script
+) -> None:
+    name, arguments = command
+    if all("=" in word and word[0] != "-" for word in arguments):
+        composed(name, *arguments)
+    else:  # what only a script understands
+        check_composes(command, script)
+
+
+@pytest.mark.parametrize("command", FIRSTS, ids=name_of)
+def test_a_script_is_a_command(command: tuple[str, list[str]], process: Script) -> None:
+    check_composes(command, process)
+
+
 @pytest.mark.slow
-def test_the_readmes_story_runs(script: Script, tmp_path: Path) -> None:
-    """Train, resume, replay, export, evaluate, predict in the README's own words, cut short."""
+def test_the_readmes_story_runs(script: Script, process: Script, tmp_path: Path) -> None:
+    """Train, resume, replay, export, evaluate, predict in the README's own words, cut short.
+
+    A script runs in a process of its own the first time.
+    """
     (tmp_path / "photos").mkdir()
     Image.effect_noise((20, 30), 64).save(tmp_path / "photos/noise.png")
     ran = set()
@@ -87,7 +114,8 @@ def test_the_readmes_story_runs(script: Script, tmp_path: Path) -> None:
             arguments = [*arguments, "trainer.max_epochs=1"]
         elif "/data/" in line or name in ("summarize", "plan", "benchmark", "dashboard", "compare"):
             continue
-        done = script(name, *arguments)
+        run = script if name in {name for name, _ in ran} else process
+        done = run(name, *arguments)
         assert done.returncode == 0, f"{name} {line}: {done.stderr}"
         ran.add((name, "resume=auto" in line))
     once = {name for name, resumes in ran if not resumes}

@@ -20,10 +20,10 @@ def planned(composed: Compose, *overrides: str) -> PlanConfig:
     return parse(composed("plan", "name=tiny", *POINT, *overrides), PlanConfig)
 
 
-def test_a_curve_is_printed_and_drawn(script: Script, tmp_path: Path) -> None:
+def test_a_curve_is_printed_and_drawn(process: Script, tmp_path: Path) -> None:
     words = (*TINY, "accelerator=ddp", "data.batch_size=8", "devices=1..64", "hardware=a100")
     words += ("scaling=strong",)
-    done = script("plan", *words)
+    done = process("plan", *words)
     assert done.returncode == 0, done.stderr
     title, heading, _, *rows = done.stdout.splitlines()
     assert title.startswith("none on 1 to 8 x NVIDIA A100")

@@ -1,17 +1,15 @@
 """scripts/train.py as a user runs it."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from tests.conftest import ROOT, TINY, Script
+from tests.conftest import TINY, Script
+from tests.forks import Forks
 from tests.training.runs import history
 
 
@@ -19,8 +17,8 @@ def runs(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("logs/train/*/*/metrics.json"))
 
 
-def test_a_run_ends_with_its_result_and_where_to_look(script: Script, tmp_path: Path) -> None:
-    done = script("train", *TINY)
+def test_a_run_ends_with_its_result_and_where_to_look(process: Script, tmp_path: Path) -> None:
+    done = process("train", *TINY)
     assert done.returncode == 0, done.stderr
     (run,) = runs(tmp_path)
     result = json.loads((run / "metrics.json").read_text())
@@ -30,13 +28,10 @@ def test_a_run_ends_with_its_result_and_where_to_look(script: Script, tmp_path: 
     assert done.stderr == ""
 
 
-def test_a_run_outlives_its_pager(tmp_path: Path) -> None:
+def test_a_run_outlives_its_pager(forks: Forks, tmp_path: Path) -> None:
     """As `train.py | head`, and as a terminal that is closed."""
-    reader, nobody = os.pipe()
-    os.close(reader)
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *TINY, "hydra.run.dir=mine"]
-    done = subprocess.run(command, cwd=tmp_path, stdout=nobody, stderr=nobody, timeout=240)
-    os.close(nobody)
+    closed = "import os; end, ours = os.pipe(); os.close(end); os.dup2(ours, 1); os.dup2(ours, 2)"
+    done = forks.run("train", [*TINY, "hydra.run.dir=mine"], tmp_path, before=closed)
     assert done.returncode == 0
     assert json.loads((tmp_path / "mine" / "status.json").read_text())["status"] == "finished"
 

@@ -132,8 +132,8 @@ def test_a_mistake_is_found_before_the_queue(printed: Printed, override: str, na
     assert named in str(caught.value)
 
 
-def test_it_prints_a_script_and_writes_nothing(script: Script, tmp_path: Path) -> None:
-    done = script("sbatch", *TINY, "slurm.partition=gpu", "seed=3", "--config-dir=.")
+def test_it_prints_a_script_and_writes_nothing(process: Script, tmp_path: Path) -> None:
+    done = process("sbatch", *TINY, "slurm.partition=gpu", "seed=3", "--config-dir=.")
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.iterdir())
     words, _, _ = executed(done.stdout, tmp_path)

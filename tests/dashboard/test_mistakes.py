@@ -47,8 +47,8 @@ def test_the_worst_of_all_processes_are_the_worst_of_all_images(
     for rank in range(world_size):
         worst = Worst(count, torch.device("cpu"))
         batches = ShardedBatches(46, 6, rank=rank, world_size=world_size)
-        for batch in range(len(batches)):
-            indices = batches.images_of(batch)
+        for batch in batches:
+            indices = [key.image for key in batch]
             worst.add(logits[indices], labels[indices], indices)
         parts.append(worst)
 
@@ -71,6 +71,13 @@ def test_right_answers_and_numbers_that_are_not_finite_are_no_mistakes() -> None
     worst.add(logits, torch.tensor([0, 1, 0]), [0, 1, 2])
     (mistake,) = worst.of_all(ALONE)
     assert mistake == Candidate(*logits[2].softmax(0).flip(0).tolist(), 0, 1, 2)
+
+
+def test_a_batch_of_broken_images_alone_changes_nothing() -> None:
+    worst = Worst(3, torch.device("cpu"))
+    worst.add(torch.tensor([[0.0, 1.0]]), torch.tensor([0]), [5])
+    worst.add(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64), [])
+    assert [mistake.index for mistake in worst.of_all(ALONE)] == [5]
 
 
 def test_a_run_writes_its_test_sets_mistakes(composed: Compose, tmp_path: Path) -> None:

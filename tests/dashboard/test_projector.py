@@ -18,7 +18,6 @@ from torchvision.models import resnet18
 from tests.conftest import Compose
 from tests.training.runs import job, weights
 from vgglab.dashboard.projector import Point, Projector, first_of_each_class, inputs_of_dense_layers
-from vgglab.data.sampling import ShardedBatches
 from vgglab.networks import build_vgg
 from vgglab.reporting.tensorboard import TensorBoard
 from vgglab.training.run import train
@@ -134,7 +133,6 @@ def test_the_points_of_all_processes_lie_in_one_file(
 def test_without_a_dense_layer_there_is_no_file_and_it_is_said_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    batches = ShardedBatches(6, 2)
     trainer: Any = SimpleNamespace(
         world_size=1,
         is_global_zero=True,
@@ -142,13 +140,14 @@ def test_without_a_dense_layer_there_is_no_file_and_it_is_said_once(
         datamodule=SimpleNamespace(
             classes=["cat"], sets={"test": SimpleNamespace(labels=torch.zeros(6).long())}
         ),
-        test_dataloaders=SimpleNamespace(sampler=batches),
+        test_dataloaders=SimpleNamespace(indices=[]),
     )
     projector, network = Projector(), nn.Conv2d(3, 2, 3)
     for trainer.is_global_zero in (True, False):
         with caplog.at_level(logging.WARNING):
             projector.on_test_epoch_start(trainer, network)  # type: ignore[arg-type]
-            for number in range(len(batches)):
+            for number in range(3):
+                trainer.test_dataloaders.indices = [2 * number, 2 * number + 1]
                 batch = (torch.randn(2, 3, 8, 8), torch.zeros(2).long())
                 projector.on_test_batch_end(trainer, network, {}, batch, number)  # type: ignore[arg-type]
             projector.on_test_epoch_end(trainer, network)  # type: ignore[arg-type]

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from tests.fuzz.images import webp
 
-from vgglab.data.decoding import MAX_PIXELS, decode, image_size
+from vgglab.data.decoding import MAX_PIXELS, decode, decode_bytes, header_size, image_size
+from vgglab.data.headers import is_complete, jpeg_header
 from vgglab.errors import InputError
 
 # Smooth, so that lossy formats stay close.
@@ -114,6 +115,59 @@ def test_exif_turns_the_image_upright(tmp_path, name):
     assert close(image, np.rot90(PIXELS, -1).copy(), 3)
 
 
+@pytest.mark.parametrize("order", [b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_header_tells_the_size_that_decoding_gives(tmp_path, order, orientation):
+    kind = "<" if order.startswith(b"II") else ">"
+    entries = struct.pack(f"{kind}HHHIHHHHIHH", 2, 0x0100, 3, 1, 7, 0, 0x0112, 3, 1, orientation, 0)
+    exif = b"Exif\0\0" + order + entries + bytes(4)
+    data = saved(tmp_path, "a.jpg", exif=exif).read_bytes()
+    image = decode_bytes(data, "a")
+    assert header_size(data) == image.shape[1:]
+    assert image.shape[1:] == ((20, 30) if orientation < 5 else (30, 20))
+    header = jpeg_header(data)
+    assert (header.size, header.orientation) == ((20, 30), orientation)
+    assert header.is_plain == (orientation == 1)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.webp", "a.gif", "a.bmp"])
+def test_the_header_of_other_formats_too(tmp_path, name):
+    assert header_size(saved(tmp_path, name).read_bytes()) == (20, 30)
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    if name in ("a.png", "a.tif", "a.webp"):
+        data = saved(tmp_path, name, exif=exif).read_bytes()
+        assert header_size(data) == (30, 20)
+        assert decode_bytes(data, name).shape == (3, 30, 20)
+    with pytest.raises(InputError, match="b: not an image"):
+        header_size(b"no image", "b")
+
+
+@pytest.mark.parametrize(
+    ("mode", "components", "is_plain"), [("L", 1, True), ("RGB", 3, True), ("CMYK", 4, False)]
+)
+def test_the_header_tells_the_colours(tmp_path, mode, components, is_plain):
+    header = jpeg_header(saved(tmp_path, "a.jpg", mode).read_bytes())
+    assert (header.components, header.is_plain) == (components, is_plain)
+
+
+@pytest.mark.parametrize("exif", [b"", b"II", b"XX*\0", b"II*\0\xff\xff\0\0", b"MM\0*" + bytes(4)])
+def test_an_exif_entry_that_makes_no_sense_is_nobodys_to_trust(tmp_path, exif):
+    """Decoders may differ: such a JPEG goes the usual way."""
+    data = saved(tmp_path, "a.jpg", exif=b"Exif\0\0" + exif).read_bytes()
+    assert not jpeg_header(data).is_plain
+    assert decode_bytes(data, "a").shape == (3, 20, 30)
+
+
+def test_the_end_of_a_preview_is_not_the_images(tmp_path):
+    preview = saved(tmp_path, "p.jpg").read_bytes()
+    data = saved(tmp_path, "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0" + bytes(6) + preview)
+    data = data.read_bytes()
+    assert is_complete(data)
+    assert is_complete(data + b"film")
+    assert not is_complete(data[:-9])
+
+
 def test_the_first_frame_of_an_animation(tmp_path):
     frame = Image.fromarray(PIXELS)
     frame.save(tmp_path / "a.gif", save_all=True, append_images=[frame.rotate(180)])
@@ -169,6 +223,12 @@ def huge_png(side):
 
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b""))
+
+
+def test_names_may_be_any_words():
+    for data, reason in ((b"", "empty file"), (b"x", "not an image"), (b"\xff\xd8\xff", "broken")):
+        with pytest.raises(InputError, match=f"^image 3 of s3://a: .*{reason}"):
+            decode_bytes(data, "image 3 of s3://a")
 
 
 def test_a_bomb_is_refused_by_its_header(tmp_path):

@@ -250,3 +250,51 @@ def test_normalisation_can_be_set(make_tree):
     data = folder(make_tree(SMALL), mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6])
     assert data.preprocessing.mean == (0.1, 0.2, 0.3)
     assert data.preprocessing.std == (0.4, 0.5, 0.6)
+
+
+@pytest.mark.parametrize("in_memory", ["auto", False])
+def test_broken_images_can_be_skipped(make_tree, in_memory):
+    root = make_tree(SMALL)
+    broken = {"train/cat/000.png": b"", "train/dog/004.png": b"no image", "test/dog/001.png": b"x"}
+    for name, content in broken.items():
+        (root / name).write_bytes(content)
+    cut = root / "val/cat/001.png"  # its header is good
+    cut.write_bytes(cut.read_bytes()[:-400])
+    data = folder(root, in_memory=in_memory, on_error="skip", image_size=32)
+    data.setup("fit")
+    data.setup("test")
+    counts = {split: len(images) for split, images in data.sets.items()}
+    if in_memory is False:
+        assert counts == {"train": 22, "val": 5, "test": 3}
+        lines = list(next(iter(data.test_dataloader())).skipped)
+    else:
+        assert counts == {"train": 20, "val": 4, "test": 2}
+        assert [len(images.skipped) for images in data.sets.values()] == [2, 1, 1]
+        assert data.sets["train"].labels.tolist() == [0] * 11 + [1] * 9
+        assert f"{root}/train/dog/004.png: not an image" in data.sets["train"].skipped
+        lines = list(data.sets["test"].skipped)
+    assert lines == [f"{root}/test/dog/001.png: not an image"]
+
+
+def test_a_tree_without_any_good_image_is_refused(make_tree):
+    root = make_tree({"train/cat": 2, "train/dog": 2, "val/cat": 1, "val/dog": 1})
+    for file in root.rglob("*.png"):
+        file.write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"data\.root=.*: none of its images can be read"):
+        folder(root, on_error="skip").setup("fit")
+
+
+def test_the_decoder_is_a_setting(make_tree):
+    pytest.importorskip("simplejpeg")
+    root = make_tree(SMALL, size=(70, 90), suffix=".jpg")
+
+    def batch(**settings):
+        data = folder(root, image_size=24, shuffle=False, **settings)
+        data.setup("fit")
+        return next(iter(data.train_dataloader())).images.float()
+
+    plain, turbo = batch(), batch(decode="simplejpeg")
+    assert not torch.equal(plain, turbo)  # some were decoded at a reduced size
+    assert (plain - turbo).abs().mean() < 10  # of noise
+    with pytest.raises(InputError, match=r"data\.decode=cuda needs a CUDA device"):
+        batch(decode="cuda")

@@ -2,10 +2,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from vgglab.data.batches import BatchView
 from vgglab.data.images import FileImages, TensorImages
-from vgglab.data.sampling import Key
 from vgglab.errors import InputError
 
 
@@ -23,15 +22,7 @@ def test_a_label_outside_the_classes_is_refused(label):
             torch.zeros(2, 1, 1, 1, dtype=torch.uint8), torch.tensor([0, label]), "abc", source="x"
         )
     with pytest.raises(InputError, match=f"label {label} lies outside"):
-        FileImages(Path(), ["a"], torch.tensor([label]), "abc", images().image)
-
-
-def test_a_batch_holds_the_keyed_images_in_order():
-    batch = BatchView(images())[[Key(2, 4), Key(2, 1)]]
-    assert torch.equal(batch.images, images().images[[4, 1]])
-    assert batch.labels.tolist() == [1, 1]
-    assert batch.indices.tolist() == [4, 1]
-    assert batch.epoch == 2
+        FileImages(Path(), ["a"], torch.tensor([label]), "abc")
 
 
 def test_a_subset_keeps_images_and_labels_together():
@@ -40,23 +31,28 @@ def test_a_subset_keeps_images_and_labels_together():
     assert chosen.labels.tolist() == [2, 2]
 
 
+def test_a_subset_of_a_tensor_keeps_what_was_skipped():
+    whole = TensorImages(images().images, images().labels, "abc", source="x", skipped=["a: no"])
+    part = whole.subset(torch.tensor([5, 2]))
+    assert part.skipped == ["a: no"]
+    assert part.name(1) == "image 1 of x"
+
+
 def test_file_images_find_their_files(tmp_path):
-    names = ["cat/ä.jpg", "dog/0.jpg", "dog/long name.jpg"]
-    files = FileImages(tmp_path, names, torch.tensor([0, 1, 1]), "ab", lambda path: path)
-    assert [files.image(i) for i in range(3)] == [tmp_path / name for name in names]
-    assert files.subset(torch.tensor([2])).image(0) == tmp_path / names[2]
+    names = ["cat/ä.png", "dog/0.png", "dog/long name.png"]
+    for level, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (2, 3), (level, 0, 0)).save(tmp_path / name)
+    files = FileImages(tmp_path, names, torch.tensor([0, 1, 1]), "ab")
+    assert [files.name(i) for i in range(3)] == [str(tmp_path / name) for name in names]
+    assert [int(files.image(i)[0, 0, 0]) for i in range(3)] == [0, 1, 2]
+    assert files.read(1) == (tmp_path / names[1]).read_bytes()
+    assert int(files.subset(torch.tensor([2])).image(0)[0, 2, 1]) == 2
 
 
-def test_a_random_transform_depends_on_seed_epoch_and_image_alone():
-    def noise(image):
-        return image + torch.randint(0, 200, image.shape, dtype=torch.uint8)
-
-    view = BatchView(images(), noise, seed=1)
-    whole = view[[Key(0, i) for i in range(6)]].images
-    torch.manual_seed(5)
-    before = torch.get_rng_state()
-    alone = view[[Key(0, 3)]].images[0]
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(alone, whole[3])
-    assert not torch.equal(view[[Key(1, 3)]].images[0], alone)
-    assert not torch.equal(BatchView(images(), noise, seed=2)[[Key(0, 3)]].images[0], alone)
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    files = FileImages(tmp_path, ["a.jpg", "b.jpg"], torch.zeros(2).long(), "a")
+    for index, problem in enumerate(("a.jpg: not an image", "b.jpg: no such file")):
+        with pytest.raises(InputError, match=problem):
+            files.image(index)

@@ -13,7 +13,7 @@ from vgglab.data import (
     Synthetic,
 )
 from vgglab.data.known import known_images
-from vgglab.data.module import stratified_split
+from vgglab.data.splitting import stratified_split
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,28 @@
+import itertools
 import logging
 import multiprocessing
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from vgglab.data import loading
-from vgglab.data.batches import BatchView
+from vgglab.data.batches import BatchMaker, BatchView
+from vgglab.data.cropping import CentreCropping
 from vgglab.data.images import FileImages, TensorImages
 from vgglab.data.loading import ResumableLoader, _Begun
-from vgglab.data.sampling import (
-    ShardedBatches,
-)
+from vgglab.data.sampling import ShardedBatches
 from vgglab.errors import InputError
 
 
+def tensor_images(size):
+    pixels = torch.arange(size, dtype=torch.uint8).view(-1, 1, 1, 1)
+    return TensorImages(pixels, torch.zeros(size).long(), ["a"])
+
+
 def loader(workers, batch=8, size=40):
-    images = TensorImages(
-        torch.arange(size, dtype=torch.uint8).view(-1, 1, 1, 1), torch.zeros(size).long(), ["a"]
-    )
+    images = tensor_images(size)
     batches = ShardedBatches(size, batch, seed=4, shuffle=True, drop_last=True)
     return ResumableLoader(
         BatchView(images), batches, num_workers=workers, persistent_workers=workers > 0
@@ -69,35 +73,59 @@ def test_making_an_iterator_leaves_the_global_random_stream_alone():
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_image_is_one_line_also_from_a_worker(tmp_path, workers):
-    def refuse(path):
-        raise InputError(f"{path}: not an image")
-
-    files = FileImages(tmp_path, ["a.jpg"], torch.zeros(1).long(), ["a"], refuse)
-    broken = ResumableLoader(BatchView(files), ShardedBatches(1, 1), num_workers=workers)
+    (tmp_path / "a.jpg").write_text("no image")
+    files = FileImages(tmp_path, ["a.jpg"], torch.zeros(1).long(), ["a"])
+    make = BatchMaker(CentreCropping((8, 8), 3, 8))
+    broken = ResumableLoader(BatchView(files, make), ShardedBatches(1, 1), num_workers=workers)
     with pytest.raises(InputError) as caught:
         list(broken)
     assert str(caught.value) == f"{tmp_path / 'a.jpg'}: not an image"
+    assert not multiprocessing.active_children()
 
 
-@pytest.mark.slow
+def test_waiting_for_batches_is_timed_and_using_them_is_not(monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(loading, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+
+    class Slow(BatchView):
+        def __getitem__(self, keys):
+            clock.now += 3
+            return super().__getitem__(keys)
+
+    timed = ResumableLoader(Slow(tensor_images(24)), ShardedBatches(24, 8))
+    for _ in timed:
+        clock.now += 100
+    assert timed.seconds_waited == 9
+
+
+@pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="forked workers alone")
 def test_workers_that_do_not_begin_are_started_again(monkeypatch, tmp_path, caplog):
-    images = torch.arange(8, dtype=torch.uint8).reshape(8, 1, 1, 1)
-    view = BatchView(TensorImages(images, torch.arange(8), ["class"] * 8))
+    view = BatchView(tensor_images(8))
     loader = ResumableLoader(view, ShardedBatches(8, 4), num_workers=1)
     first = tmp_path / "first"
     first.touch()
 
-    def hang() -> None:  # as fork does, in the first child alone
-        if first.exists():
+    def begin(begun: _Begun, worker: int) -> None:
+        if first.exists():  # the first child alone hangs, as fork does
             first.unlink()
             time.sleep(600)
+        begun._count.release()
 
-    monkeypatch.setattr(loading, "_START_SECONDS", 2.0)
-    monkeypatch.setattr(_Begun, "__call__", lambda begun, worker: (hang(), begun._count.release()))
+    def begun_within(begun: _Begun, seconds: float) -> bool:
+        if next(asked) == 0:  # the one that hangs
+            return begun._count.acquire(timeout=0.2)
+        monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 60)
+        return begun._count.acquire(timeout=300)
+
+    asked = itertools.count()
+    monkeypatch.setattr(_Begun, "__call__", begin)
+    monkeypatch.setattr(_Begun, "next_one", begun_within)
+    # So many seconds does torch give a worker to end by itself.
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
     with caplog.at_level(logging.WARNING, "vgglab"):
-        batches = [batch[0].flatten().tolist() for batch in loader]
+        batches = [batch.images.flatten().tolist() for batch in loader]
     assert batches == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert {record.message for record in caplog.records} == {
+    assert [record.message for record in caplog.records] == [
         "a loader's worker did not begin: all are started again"
-    }
+    ]
     assert not multiprocessing.active_children()

@@ -1,41 +1,11 @@
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from vgglab.data import Synthetic
+from vgglab.data import ImageFolder, Synthetic
 from vgglab.data.batches import Batch
-from vgglab.data.module import stratified_split
+from vgglab.data.device import copied
 from vgglab.errors import InputError
-
-
-@settings(deadline=None)
-@given(
-    counts=st.lists(st.integers(10, 60), min_size=2, max_size=6),
-    fraction=st.floats(0.1, 0.5),
-    seed=st.integers(0, 2**62),
-)
-def test_a_split_is_disjoint_complete_and_in_proportion(counts, fraction, seed):
-    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
-    first, second = stratified_split(labels, fraction, seed)
-    assert sorted(torch.cat([first, second]).tolist()) == list(range(len(labels)))
-    assert abs(len(second) - fraction * len(labels)) <= 1
-    for label, count in enumerate(counts):
-        held_out = int((labels[second] == label).sum())
-        assert abs(held_out - fraction * count) <= 1.5
-    again, _ = stratified_split(labels, fraction, seed)
-    assert torch.equal(first, again)
-
-
-def test_another_seed_gives_another_split():
-    labels = torch.arange(200) % 4
-    assert len({tuple(stratified_split(labels, 0.2, seed)[1].tolist()) for seed in range(4)}) == 4
-
-
-def test_a_class_of_one_image_cannot_be_split():
-    with pytest.raises(InputError, match=r"cannot hold out 0\.5"):
-        stratified_split(torch.tensor([0, 0, 0, 1]), 0.5, 0)
 
 
 class OnRank:
@@ -134,10 +104,10 @@ def test_evaluation_resizes_to_the_centre_of_the_training_scale():
     assert torch.equal(images, data.preprocessing.normalize(expected))
 
 
-def test_training_images_are_rescaled_and_their_colours_shifted():
+def test_training_images_are_rescaled_or_cropped_and_their_colours_shifted():
     batch = next(iter(prepared().train_dataloader()))
     plain, _ = prepared().network_input(batch, augment=True)
-    for changed in ({"train_scale": 40}, {"colour_deviation": 0.1}):
+    for changed in ({"train_scale": 40}, {"random_resized": [0.3, 0.5]}, {"colour_deviation": 0.1}):
         images, _ = prepared(**changed).network_input(batch, augment=True)
         assert images.shape == plain.shape
         assert not torch.equal(images, plain)
@@ -149,6 +119,9 @@ def test_training_images_are_rescaled_and_their_colours_shifted():
         ({"train_scale": 30}, "below the network's input of 32"),
         ({"train_scale": [48, 32]}, "smallest comes first"),
         ({"train_scale": 40, "pad": 4}, "one of them"),
+        ({"random_resized": [0.9, 0.3]}, "random_resized.*smallest comes first"),
+        ({"random_resized": [0.3, 1.0], "pad": 4}, "random_resized and data.pad: give one of them"),
+        ({"random_resized": [0.3, 1.0], "train_scale": 40}, "and data.train_scale: give one"),
         ({"colour_deviation": 0.1, "channels": 1}, "RGB"),
         ({"colour_deviation": 0.1, "colour_axes": "nowhere.json"}, "no such file"),
     ],
@@ -156,3 +129,78 @@ def test_training_images_are_rescaled_and_their_colours_shifted():
 def test_scales_and_colours_that_cannot_be_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         prepared(**settings)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_sets_that_live_on_the_device_give_the_same_batches(world_size):
+    # The device is the CPU here; tests/data/test_on_gpu.py does it on a GPU.
+    def batches(on_device, split):
+        data = on_rank(world_size - 1, world_size, on_device=on_device, pad=2, flip=True)
+        loader = getattr(data, f"{split}_dataloader")()
+        assert (loader.copier is not None) == on_device
+        return [
+            (loader.indices, batch.indices.tolist(), *data.on_after_batch_transfer(batch, 0))
+            for batch in loader
+        ]
+
+    for split in ("train", "val"):
+        for there, here in zip(batches(True, split), batches(False, split), strict=True):
+            assert there[:2] == here[:2]
+            assert torch.equal(there[2], here[2])
+            assert torch.equal(there[3], here[3])
+
+
+def test_a_set_is_copied_to_the_device_once_a_process():
+    data = on_rank(0, 1, on_device=True)
+    first, second = data.train_dataloader(), data.train_dataloader()
+    assert first.copier.begin.images is second.copier.begin.images
+    assert first.copier.begin.images is data.sets["train"].images  # which are on this device
+
+
+def test_a_gpus_decoder_needs_a_gpu(make_tree):
+    data = ImageFolder(
+        root=str(make_tree({"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1}, suffix=".jpg")),
+        image_size=16,
+        decode="cuda",
+        batch_size=2,
+    )
+    data.setup("fit")
+    with pytest.raises(InputError, match=r"decode=cuda needs a CUDA device.*is on cpu"):
+        data.train_dataloader()
+
+
+class NoCopies(TorchDispatchMode):
+    """Fails where something of the CPU goes to the device, for which a GPU would be waited for."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.is_meta:
+            inputs = [arg for arg in args if isinstance(arg, torch.Tensor)]
+            assert all(arg.is_meta or arg.ndim == 0 for arg in inputs), func
+            assert func is not torch.ops.aten.lift_fresh.default, "made from a list"
+        return result
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pad": 4},
+        {"train_scale": [32, 48]},
+        {"random_resized": [0.25, 1.0]},
+        {"colour_deviation": 0.1},
+        {"mixup_alpha": 0.4},
+        {"cutmix_alpha": 1.0},
+        {"augment": False},
+        {"augment": False, "train_scale": 40},
+    ],
+    ids=str,
+)
+def test_nothing_on_the_way_to_the_network_waits_for_the_device(changes):
+    # A tensor on `meta` has no numbers: whatever asks for one, or chooses by them, fails.
+    data = prepared(flip=True, **changes)
+    batch = copied(next(iter(data.train_dataloader())), torch.device("meta"))
+    data.network_input(batch, augment=data.augment)  # which makes the constants that stay there
+    with NoCopies():
+        images, labels = data.network_input(batch, augment=data.augment)
+    assert images.is_meta
+    assert labels.is_meta

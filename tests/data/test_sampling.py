@@ -93,16 +93,6 @@ def test_the_ranks_share_out_each_global_batch_of_the_single_process_order(size,
 
 
 @settings(deadline=None)
-@given(size=st.integers(1, 100), world=st.integers(1, 4), per=st.integers(1, 9), data=st.data())
-def test_the_images_of_a_batch_are_those_it_had(size, world, per, data):
-    rank = data.draw(st.integers(0, world - 1))
-    batches = ShardedBatches(size, world * per, seed=3, rank=rank, world_size=world, shuffle=True)
-    batches.resume(data.draw(st.integers(0, 5)), start := data.draw(st.integers(0, len(batches))))
-    for number, keys in enumerate(batches, start):
-        assert batches.images_of(number) == [key.image for key in keys]
-
-
-@settings(deadline=None)
 @given(size=st.integers(0, 200), world=st.integers(1, 8), per=st.integers(1, 9))
 def test_evaluation_counts_every_image_once_without_padding(size, world, per):
     seen = []

@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from vgglab.data.decoding import decode
 from vgglab.data.images import FileImages, ImageSet, TensorImages
 from vgglab.errors import InputError
 from vgglab.evaluation.batching import ShapeBatch, shape_batches
@@ -129,7 +128,32 @@ def test_grey_and_rgb_turn_into_each_other() -> None:
 def test_an_unreadable_image_is_one_line(workers: int, tmp_path: Path) -> None:
     Image.effect_noise((9, 9), 64).save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(b"no image")
-    images = FileImages(tmp_path, ["good.png", "bad.png"], torch.zeros(2).long(), ["a"], decode)
+    images = FileImages(tmp_path, ["good.png", "bad.png"], torch.zeros(2).long(), ["a"])
     with pytest.raises(InputError, match=r"bad\.png: not an image") as caught:
         batches(images, [9], 2, workers)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_can_be_skipped(workers: int, tmp_path: Path) -> None:
+    names = [f"{number:02d}.png" for number in range(40)]
+    good = [0, *range(33, 40)]  # of the second sixteen, which a worker takes at a time, none
+    for number, name in enumerate(names):
+        if number in good:
+            Image.effect_noise((9, 9), 64).save(tmp_path / name)
+        else:
+            (tmp_path / name).write_bytes(b"no image")
+    images = FileImages(tmp_path, names, torch.zeros(40).long(), ["a"])
+    skipped: dict[int, str] = {}
+    found = shape_batches(
+        images,
+        [9, 12],
+        channels=1,
+        batch_size=3,
+        num_workers=workers,
+        description="test",
+        skipped=skipped,
+    )
+    assert sorted(by_place(list(found))) == [(i, scale) for i in good for scale in (9, 12)]
+    assert sorted(skipped) == [i for i in range(40) if i not in good]
+    assert skipped[7] == f"{tmp_path / '07.png'}: not an image"

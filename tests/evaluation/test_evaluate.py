@@ -19,6 +19,7 @@ from vgglab.evaluation.evaluate import evaluate
 from vgglab.evaluation.protocols import Member, posteriors, score
 from vgglab.evaluation.trained import load_trained
 from vgglab.networks import build_vgg
+from vgglab.reporting.skipped import read_skipped
 from vgglab.training.run import train
 
 CPU = torch.device("cpu")
@@ -85,6 +86,41 @@ def test_the_result_says_what_was_done(
     evaluate(job(composed, f"checkpoint={path}", "protocol=dense", "scales=auto"))
     # The paper's {S - d, S, S + d}; d is a seventh of the input, as 32 is of 224.
     assert "dense, scales 25, 28, 31 (6 whole images)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_broken_images_are_left_out_and_counted(
+    workers: int,
+    composed: Compose,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = checkpoint(tmp_path / "a.ckpt", photos)
+    folder = f"data.root={photos}", "data.image_size=24", f"data.num_workers={workers}"
+    given = (f"checkpoint={path}", "protocol=multi_crop", "data=image_folder", *folder)
+    broken = photos / "test/bean/1.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:60])
+    with pytest.raises(InputError, match=r"bean/1\.png"):
+        evaluate(job(composed, *given))
+    result = evaluate(job(composed, *given, "data.on_error=skip"))
+    run = tmp_path / "run"
+    assert json.loads((run / "metrics.json").read_text()) == result
+    assert result.pop("test/skipped") == 1
+    (line,) = read_skipped(run)
+    assert line.startswith(f"{broken}: ")
+    shown = capsys.readouterr().out
+    assert "7 test images" in shown
+    assert "skipped images  1, in " in " ".join(shown.split(" "))
+    broken.unlink()
+    (run / "skipped.json").unlink()
+    assert evaluate(job(composed, *given)) == pytest.approx(result)
+    assert not (run / "skipped.json").exists()
+    for picture in photos.glob("test/*/*"):
+        picture.write_bytes(b"")
+    with pytest.raises(InputError, match="none of the 7 images can be read"):
+        evaluate(job(composed, *given, "data.on_error=skip"))
 
 
 def test_several_checkpoints_are_fused(composed: Compose, photos: Path, tmp_path: Path) -> None:

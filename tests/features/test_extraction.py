@@ -20,13 +20,14 @@ from torchvision.transforms.v2 import functional
 from vgglab.config.jobs import ExtractFeaturesConfig, LinearProbeConfig
 from vgglab.config.schema import Network, parse
 from vgglab.data.decoding import decode
-from vgglab.data.folder import list_images
+from vgglab.data.listing import list_images
 from vgglab.data.transforms import Preprocessing
 from vgglab.errors import InputError
 from vgglab.evaluation.trained import Trained
 from vgglab.features import extraction, files
 from vgglab.features.files import create_features, read_features
 from vgglab.networks import VGG, build_vgg, to_dense
+from vgglab.reporting.skipped import read_skipped
 
 INPUT = Preprocessing((0.4, 0.5, 0.6), (0.2, 0.3, 0.4), (14, 14), 16)
 SIZES = ((20, 30), (30, 20), (20, 20), (25, 18), (20, 30))  # width, height
@@ -172,6 +173,32 @@ def test_bad_input_is_one_line_and_leaves_the_old_output(
     refused("are needed in")
 
 
+@pytest.mark.parametrize("trained", ["compact"], indirect=True)
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_a_skipped_image_has_no_row(
+    trained: VGG, folder: Path, composed: Compose, tmp_path: Path, suffix: str
+) -> None:
+    whole = extracted(composed, folder, tmp_path / f"whole{suffix}")
+    for broken in ("ant/0.png", "bee/1.png"):
+        (folder / broken).write_bytes(b"")
+    found = extracted(composed, folder, tmp_path / f"out{suffix}", "on_error=skip")
+    assert found.paths == ["ant/2.png", "ant/4.png", "bee/3.png"]
+    assert found.labels is not None
+    assert found.labels.tolist() == [0, 0, 1]
+    # Other images share a batch now.
+    np.testing.assert_allclose(found.values, whole.values[[1, 2, 4]], atol=1e-6)
+    lines = read_skipped(tmp_path / "run")
+    assert [line.partition("images/")[2] for line in lines] == [
+        "ant/0.png: empty file",
+        "bee/1.png: empty file",
+    ]
+    for path in folder.rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"none can be read; .*ant/0\.png: empty file"):
+        extracted(composed, folder, tmp_path / f"none{suffix}", "on_error=skip")
+    assert not (tmp_path / f"none{suffix}").exists()
+
+
 def test_activations_that_overflow_are_refused(folder: Path) -> None:
     dense = to_dense(network("compact"))
     batch = extraction.ShapeBatch(
@@ -218,6 +245,24 @@ def test_numpy_and_safetensors_read_the_files(tmp_path: Path) -> None:
         assert archive["paths"].tolist() == [f"{number}.png" for number in range(7)]
         assert archive["classes"].tolist() == ["é"]
     np.testing.assert_array_equal(load_file(tmp_path / "out.safetensors")["features"], values)
+
+
+@pytest.mark.parametrize("suffix", files.SUFFIXES)
+def test_rows_that_are_left_out_are_as_if_they_had_not_been(tmp_path: Path, suffix: str) -> None:
+    generator = np.random.default_rng(0)
+    values = generator.random((700, 2), np.float32)
+    names = [f"{number}.png" for number in range(700)]
+    labels = generator.integers(0, 3, 700)
+    kept = np.flatnonzero(generator.random(700) < 0.8)
+    left_out: set[int] = set()
+    path = tmp_path / f"out{suffix}"
+    with create_features(path, 2, names, labels, ["a", "b", "c"], left_out) as to:
+        to[:] = values
+        left_out.update(set(range(700)) - set(kept.tolist()))
+    found = read_features(path)
+    np.testing.assert_array_equal(found.values, values[kept])
+    np.testing.assert_array_equal(found.labels, labels[kept])
+    assert found.paths == [names[index] for index in kept]
 
 
 class Stopped(list[list[float]]):

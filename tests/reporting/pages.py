@@ -70,6 +70,7 @@ def fill(run: Path) -> None:
         "metrics": {"test/loss": 0.04567, "test/top1": 0.98765, "test/top5": 0.99912},
         "confusion": {"classes": ["<i>cat", "dog"], "matrix": [[31, 9], [0, 17]]},
         "mistakes": {"mistakes": [mistake()]},
+        "skipped": {"count": 1, "images": ["train/<u>/7.jpg: empty file"]},
     }.items():
         change(run, name, content)
     history = CSVHistory(str(run))

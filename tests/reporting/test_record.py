@@ -18,6 +18,7 @@ DAMAGED = {
         {"classes": [], "matrix": []},
     ],
     "mistakes": [{"mistakes": 3}, {"mistakes": [mistake(image='"><script>')]}, {}],
+    "skipped": [{"images": [1]}, ["a.jpg"]],
     "environment": [{}, ENVIRONMENT | {"git": "none"}],
     "network": [{"layers": []}],
     "status": [{"status": "asleep"}],

@@ -68,6 +68,7 @@ def test_what_people_wrote_is_text_and_not_markup(tmp_path: Path) -> None:
         "<script>x</script>",
         "<i>cat",
         "conv1<i>",
+        "train/<u>/7.jpg: empty file",
         "name: <b>bold</b>",
     ):
         assert text in page.text
@@ -93,6 +94,7 @@ SHOWN = {
     "metrics.csv": "best val/top1",
     "confusion.json": "most often taken for",
     "mistakes.json": "Worst mistakes",
+    "skipped.json": "Skipped images: 1",
     "environment.json": "A Fast One",
     "network.json": "multiply-adds",
     "status.json": "10 device-hours",

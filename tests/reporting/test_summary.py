@@ -1,8 +1,6 @@
 """Shapes, parameters and cost of networks, against published numbers."""
 
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from tests.conftest import Script
 from vgglab.errors import InputError
 from vgglab.networks import build_vgg
 from vgglab.reporting.summary import summarize
@@ -130,9 +129,9 @@ def test_the_table_fits_eighty_columns_and_hides_activations() -> None:
 
 
 def test_the_script_prints_a_table_and_leaves_nothing_behind(
-    script: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path
+    process: Script, tmp_path: Path
 ) -> None:
-    result = script("summarize", "model=vgg11", "model.head=compact", "input_size=[3,64,64]")
+    result = process("summarize", "model=vgg11", "model.head=compact", "input_size=[3,64,64]")
     assert (result.returncode, result.stderr) == (0, "")
     assert "conv1_1" in result.stdout
     assert "9,733,480 parameters" in result.stdout
@@ -140,7 +139,7 @@ def test_the_script_prints_a_table_and_leaves_nothing_behind(
 
 
 def test_the_script_prints_nothing_but_json_for_programs(
-    script: Callable[..., "subprocess.CompletedProcess[str]"],
+    script: Script,
 ) -> None:
     overrides = ("model=vgg16_bn", "model.head=compact", "model.num_classes=10", "format=json")
     result = script("summarize", *overrides, "input_size=[1,32,32]")
@@ -152,9 +151,7 @@ def test_the_script_prints_nothing_but_json_for_programs(
     assert sum(row["parameters"] for row in found["rows"]) == found["parameters"]
 
 
-def test_bad_input_is_one_line_and_exit_code_2(
-    script: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path
-) -> None:
+def test_bad_input_is_one_line_and_exit_code_2(script: Script, tmp_path: Path) -> None:
     result = script("summarize", "input_size=[3,32]")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "error: input_size=[3, 32] must be [channels, height, width]\n"

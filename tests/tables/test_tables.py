@@ -173,6 +173,26 @@ def test_fusion_averages_posteriors(
     torch.testing.assert_close(ours / 2, at_once, rtol=1e-4, atol=1e-6)
 
 
+def test_images_that_cannot_be_read_are_left_out(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the passes without them are kept like others."""
+    made = []
+
+    def torn(members: Any, images: Any, protocol: Any, **settings: Any) -> Tensor:
+        made.append(protocol)
+        found = posteriors(members, images, protocol, **settings)
+        right = found.argmax(1) == images.labels
+        return found.where(right[:, None], torch.nan)
+
+    monkeypatch.setattr(measurements, "posteriors", torn)
+    (first,) = make(3, cache=tmp_path / "cache")
+    assert {row["top-1"] for row in records(first)} == {"0.00"}
+    assert [note for note in first.notes if re.match(r"\d+ images that cannot be read", note)]
+    assert make(3, cache=tmp_path / "cache") == [first]
+    assert len(made) == 2
+
+
 def test_every_pass_is_made_once(make: Make, passes: list[tuple[str, int]], tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     first = make("3..7", cache=cache)

@@ -24,7 +24,7 @@ from lightning import Callback, LightningModule, Trainer
 from rich.table import Table
 
 from vgglab.benchmarks.spread import measured_table, with_spread
-from vgglab.config.jobs import BenchmarkConfig
+from vgglab.config.benchmark_jobs import DashboardBenchmark
 from vgglab.config.schema import TrainConfig, parse
 from vgglab.reporting.environment import environment, write_json
 from vgglab.training.run import train
@@ -126,7 +126,7 @@ class DrawingCost:
         return table
 
 
-def measure_dashboard(job: BenchmarkConfig) -> DrawingCost:
+def measure_dashboard(job: DashboardBenchmark) -> DrawingCost:
     """Train as `scripts/train.py` with `job.settings` does, `job.rounds` times.
 
     Raises:

@@ -24,7 +24,7 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from vgglab.benchmarks.spread import measured_table, with_spread
-from vgglab.config.jobs import BenchmarkConfig
+from vgglab.config.benchmark_jobs import ProcessesBenchmark
 from vgglab.errors import InputError
 from vgglab.progress import each
 from vgglab.reporting.environment import environment
@@ -88,7 +88,7 @@ class Scaling:
         return table
 
 
-def measure_processes(job: BenchmarkConfig) -> Scaling:
+def measure_processes(job: ProcessesBenchmark) -> Scaling:
     """Time training steps of one process and of several.
 
     Raises:
@@ -120,7 +120,12 @@ def measure_processes(job: BenchmarkConfig) -> Scaling:
 
 
 def _process(
-    rank: int, job: BenchmarkConfig, network: nn.Module, cores: list[int], port: int, result: Path
+    rank: int,
+    job: ProcessesBenchmark,
+    network: nn.Module,
+    cores: list[int],
+    port: int,
+    result: Path,
 ) -> None:
     os.sched_setaffinity(0, {cores[rank]})
     torch.set_num_threads(1)
@@ -149,7 +154,7 @@ def _process(
     distributed.destroy_process_group()
 
 
-def _stepper(network: nn.Module, job: BenchmarkConfig) -> Callable[[], None]:
+def _stepper(network: nn.Module, job: ProcessesBenchmark) -> Callable[[], None]:
     images: Tensor = torch.randn(job.batch_size, 3, job.size, job.size)
     images = images.to(memory_format=torch.channels_last)
     labels = torch.randint(_CLASSES, (job.batch_size,))
@@ -164,7 +169,7 @@ def _stepper(network: nn.Module, job: BenchmarkConfig) -> Callable[[], None]:
     return step
 
 
-def _rate(step: Callable[[], None], job: BenchmarkConfig) -> float:
+def _rate(step: Callable[[], None], job: ProcessesBenchmark) -> float:
     """Images a second of this process."""
     for _ in range(_WARM_UP):
         step()

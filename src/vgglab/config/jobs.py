@@ -3,7 +3,6 @@
 import re
 from typing import Annotated, Any, Literal
 
-from hydra.core.hydra_config import HydraConfig
 from pydantic import (
     BeforeValidator,
     ConfigDict,
@@ -114,6 +113,7 @@ class ExtractFeaturesConfig(SubjectJob):
     batch_size: PositiveInt
     num_workers: NonNegativeInt
     precision: EvaluationPrecision
+    on_error: Literal["raise", "skip"]
 
 
 class LinearProbeConfig(Job):
@@ -212,30 +212,6 @@ class CompareStacksConfig(Job):
     format: Literal["table", "json"]
 
 
-class BenchmarkConfig(Job):
-    """conf/benchmark.yaml"""
-
-    target: Literal["processes", "dashboard"]
-    settings: list[str]
-    model: Network
-    processes: Annotated[int, Field(ge=2)]
-    batch_size: PositiveInt
-    size: PositiveInt
-    steps: PositiveInt
-    rounds: PositiveInt
-    format: Literal["table", "json"]
-
-    @model_validator(mode="after")
-    def _is_given_its_own(self) -> "BenchmarkConfig":
-        """What the other target alone uses would be ignored."""
-        sizes = ("model", "processes", "batch_size", "size", "steps")
-        others = sizes if self.target == "dashboard" else ("settings",)
-        for word in HydraConfig.get().overrides.task if HydraConfig.initialized() else ():
-            if re.split(r"[.=]", word.lstrip("+~"))[0] in others:
-                raise ValueError(f"{word}: target={self.target} does not use it")
-        return self
-
-
 class DashboardConfig(Job):
     """conf/dashboard.yaml"""
 
@@ -259,6 +235,28 @@ class PrepareImagenetConfig(Job):
 
     archives: str
     root: str
+
+
+class ShardDatasetConfig(Job):
+    """conf/shard_dataset.yaml"""
+
+    data: Data
+    output: str
+    shortest_side: PositiveInt | None
+    quality: Annotated[int, Field(ge=1, le=100)]
+    chunk_megabytes: Annotated[int, Field(ge=1, le=1000)]  # litdata's offsets have 32 bits
+    num_workers: NonNegativeInt | None
+    on_error: Literal["raise", "skip"]
+    seed: NonNegativeInt
+
+    @field_validator("output")
+    @classmethod
+    def _is_local(cls, output: str) -> str:
+        if "://" in output:
+            raise ValueError(
+                f"{output}: give a local folder; docs/data.md has the command that copies it"
+            )
+        return output
 
 
 class ReplayConfig(Job):

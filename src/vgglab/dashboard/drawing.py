@@ -48,14 +48,34 @@ class Examples(NamedTuple):
 
 
 def examples(data: ImageDataModule, count: int) -> Examples:
-    """The first validation image of each class; of many classes `count`, evenly spread."""
+    """The first validation image of each class; of many classes `count`, evenly spread.
+
+    With `data.on_error=skip` it is the first that can be read, and a class without any is left out.
+
+    Raises:
+        InputError: an image cannot be read, or with `skip` none of them.
+    """
+    labels = torch.unique(data.sets["val"].labels)
+    spread = torch.arange(min(count, len(labels))) * len(labels) // min(count, len(labels))
+    found = [
+        (image, label) for label in labels[spread] if (image := _first_of(data, label)) is not None
+    ]
+    if not found:
+        raise InputError("none of the validation images can be read (data.on_error=skip)")
+    images, shown = zip(*found, strict=True)
+    return Examples(torch.stack(images), torch.stack(shown))
+
+
+def _first_of(data: ImageDataModule, label: Tensor) -> Tensor | None:
+    """As the network is given it; None where a broken one is to be skipped and all are."""
     images = data.sets["val"]
-    present = torch.unique(images.labels)
-    spread = torch.arange(min(count, len(present))) * len(present) // min(count, len(present))
-    labels = present[spread]
-    indices = [int((images.labels == label).nonzero()[0]) for label in labels]
-    pixels = [data.preprocessing.fit(images.image(index)) for index in indices]
-    return Examples(torch.stack(pixels), labels)
+    for index in (images.labels == label).nonzero()[:, 0].tolist():
+        try:
+            return data.preprocessing.fit(images.image(index))
+        except InputError:
+            if data.on_error == "raise":
+                raise
+    return None
 
 
 @contextmanager

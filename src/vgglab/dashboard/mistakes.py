@@ -59,7 +59,7 @@ class Worst:
         # A number that is not finite is greater than none, and so no mistake.
         wrong = (predicted != labels) & (probability > 0)
         true_probability = every.gather(1, labels[:, None])[:, 0]
-        where = torch.tensor(indices).to(labels.device, non_blocking=True)
+        where = torch.tensor(indices, dtype=torch.int64).to(labels.device, non_blocking=True)
         found = torch.stack([probability.where(wrong, -1), true_probability], 1)
         probabilities = torch.cat([self._probabilities, found])
         numbers = torch.cat([self._numbers, torch.stack([labels, predicted, where], 1)])
@@ -118,7 +118,7 @@ class WorstMistakes(Callback):
         batch_idx: int,
         *rest: int,
     ) -> None:
-        self._add(trainer.val_dataloaders, outputs, batch_idx)
+        self._add(trainer.val_dataloaders, outputs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._worst is not None:
@@ -136,7 +136,7 @@ class WorstMistakes(Callback):
         batch_idx: int,
         *rest: int,
     ) -> None:
-        self._add(trainer.test_dataloaders, outputs, batch_idx)
+        self._add(trainer.test_dataloaders, outputs)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._worst is not None
@@ -159,10 +159,9 @@ class WorstMistakes(Callback):
         content = Mistakes(mistakes=rows).model_dump_json()
         replace_file(self.run_dir / "mistakes.json", content.encode())
 
-    def _add(self, loader: Any, outputs: Any, batch_idx: int) -> None:
+    def _add(self, loader: Any, outputs: Any) -> None:
         if self._worst is not None:
-            indices = loader.sampler.images_of(batch_idx)
-            self._worst.add(outputs["logits"], outputs["labels"], indices)
+            self._worst.add(outputs["logits"], outputs["labels"], loader.indices)
 
     def _show(
         self, trainer: Trainer, split: str, mistakes: Sequence[Candidate], step: int

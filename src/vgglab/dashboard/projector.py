@@ -81,7 +81,7 @@ class Projector(Callback):
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, *rest: int
     ) -> None:
-        if not self._chosen.isdisjoint(_indices(trainer, batch_idx)):
+        if not self._chosen.isdisjoint(_indices(trainer)):
             self._inputs = self._listening.enter_context(inputs_of_dense_layers())
 
     def on_test_batch_end(
@@ -94,7 +94,7 @@ class Projector(Callback):
         *rest: int,
     ) -> None:
         self._listening.close()
-        indices = _indices(trainer, batch_idx)
+        indices = _indices(trainer)
         rows = [row for row, index in enumerate(indices) if index in self._chosen]
         if not rows:
             return
@@ -151,9 +151,9 @@ def first_of_each_class(labels: Tensor, count: int) -> Tensor:
     return (turn * len(sizes) + labels).argsort()[:count].sort().values
 
 
-def _indices(trainer: Trainer, batch_idx: int) -> list[int]:
-    """Those of a batch's images in the test set, in this process."""
-    indices: list[int] = trainer.test_dataloaders.sampler.images_of(batch_idx)  # type: ignore[union-attr]
+def _indices(trainer: Trainer) -> list[int]:
+    """Those of the batch's images in the test set, in this process."""
+    indices: list[int] = trainer.test_dataloaders.indices  # type: ignore[union-attr]
     return indices
 
 

@@ -6,6 +6,7 @@ from vgglab.data.folder import ImageFolder
 from vgglab.data.imagenet import ImageNet
 from vgglab.data.imagenette import Imagenette
 from vgglab.data.module import ImageDataModule
+from vgglab.data.stream import ImageStream
 from vgglab.data.synthetic import Synthetic
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "ImageDataModule",
     "ImageFolder",
     "ImageNet",
+    "ImageStream",
     "Imagenette",
     "Synthetic",
 ]

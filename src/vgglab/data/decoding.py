@@ -1,23 +1,24 @@
 """Image files to uint8 tensors: torchvision for JPEG (1.6 times as fast), Pillow for the others."""
 
 import io
-import re
 import stat
-import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.io import ImageReadMode
 from torchvision.transforms.v2 import functional
 
+from vgglab.data.headers import JPEG, JpegHeader, jpeg_header, jpeg_scans, stored_size
 from vgglab.errors import InputError
+
+Decoder = Literal["torchvision", "simplejpeg", "cuda"]
 
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -28,39 +29,58 @@ MAX_PIXELS = 1 << 26
 _MAX_BYTES = 1 << 30  # of a file; 16-bit RGBA pixels without compression have 0.7 GB
 _MAX_SCANNED = 20 * MAX_PIXELS  # pixels times scans of a JPEG: seconds; encoders write 10 scans
 
+# What `torchvision.io.decode_jpeg` calls; since 0.29 that tells of its deprecation at every call,
+# which takes longer than reading the header. The third argument: upright, by EXIF.
+_decode_jpeg = torch.ops.image.decode_jpeg
+_RGB = ImageReadMode.RGB.value
+
 # Pillow would try some 40 others, by programs of the system, too.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-_PNG = b"\x89PNG\r\n\x1a\n"
-_JPEG = b"\xff\xd8\xff"
-# With the only lengths that libjpeg takes, so that bytes behind the image (a motion photo's film)
-# hardly ever look like one.
-_SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 
 
 def decode(file: Path) -> Tensor:
+    """One image file, see `decode_bytes`.
+
+    Raises:
+        InputError: the file is missing, empty, cut short, no image or larger than `MAX_PIXELS`.
+    """
+    return decode_bytes(read_file(file), file)
+
+
+def decode_bytes(data: bytes, name: str | Path) -> Tensor:
     """One image, upright (EXIF), without its alpha channel; of an animation the first frame.
 
     Grey, palette, CMYK and 16-bit images become 8-bit RGB.
+
+    Args:
+        data: the content of an image file.
+        name: for messages.
 
     Returns:
         (3, height, width) uint8.
 
     Raises:
-        InputError: the file is missing, empty, cut short, no image or larger than `MAX_PIXELS`.
+        InputError: the data are empty, cut short, no image or larger than `MAX_PIXELS`.
     """
-    data = _read(file)
     # Not PNG: torchvision 0.29 crashes the process on some damaged ones.
-    if data.startswith(_JPEG):
-        _check_jpeg(file, data)
+    if data.startswith(JPEG):
+        checked_jpeg(data, name)
         try:
-            return decode_jpeg(
-                torch.frombuffer(bytearray(data), dtype=torch.uint8),
-                mode=ImageReadMode.RGB,
-                apply_exif_orientation=True,
-            )
+            return _decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), _RGB, True)
         except RuntimeError:
             pass  # Pillow reads some variants that torchvision refuses, and explains the others
-    return _decode_with_pillow(file, data)
+    return _decode_with_pillow(data, name)
+
+
+def read_file(file: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        InputError: it is missing, empty, larger than 1 GiB, or no file.
+    """
+    with _explained(file):
+        _check_file(file)
+        return file.read_bytes()
 
 
 def image_size(file: Path) -> tuple[int, int]:
@@ -73,31 +93,65 @@ def image_size(file: Path) -> tuple[int, int]:
         _check_file(file)
         with file.open("rb") as stream:
             head = stream.read(1 << 16)
-            size = _header_size(head)
-            if size is None and head.startswith(_JPEG):
-                size = _header_size(head + stream.read())
+            size = stored_size(head)
+            if size is None and head.startswith(JPEG):
+                size = stored_size(head + stream.read())
             if size is None:
-                with _opened(file, stream) as image:
+                with _opened(stream, file) as image:
                     size = image.height, image.width
-    return _checked_size(file, size)
+    return _checked_size(size, file)
+
+
+def header_size(data: bytes, name: str | Path = "image") -> tuple[int, int]:
+    """Height and width in pixels of what `decode_bytes` returns, from the header alone.
+
+    Raises:
+        InputError: the data are no image, or larger than `MAX_PIXELS`.
+    """
+    header = jpeg_header(data)
+    if header is not None:
+        return _checked_size(header.upright_size, name)
+    with _explained(name), _opened(io.BytesIO(data), name) as image:
+        is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        if is_turned and image.format != "TIFF":  # of which Pillow gives the upright size
+            return image.width, image.height
+        return image.height, image.width
+
+
+def checked_jpeg(data: bytes, name: str | Path) -> JpegHeader:
+    """The header of a JPEG that may be decoded.
+
+    Raises:
+        InputError: it cannot be read, or decoding would take too much memory or time.
+    """
+    header = jpeg_header(data)
+    if header is None:
+        raise InputError(f"{name}: unreadable image (a broken JPEG header)")
+    height, width = _checked_size(header.size, name)
+    most = _MAX_SCANNED // (height * width)
+    if (scans := jpeg_scans(data, most)) > most:
+        raise InputError(
+            f"{name}: {scans:,} scans of {width:,} x {height:,} pixels: a trap, refused"
+        )
+    return header
 
 
 @contextmanager
-def _explained(file: Path) -> Iterator[None]:
-    """Turn what the readers raise into one line that names the file."""
+def _explained(name: str | Path) -> Iterator[None]:
+    """Turn what the readers raise into one line that names the image."""
     try:
         yield
     except InputError:
         raise
     except FileNotFoundError as error:
-        raise InputError(f"{file}: no such file") from error
+        raise InputError(f"{name}: no such file") from error
     except UnidentifiedImageError as error:
-        raise InputError(f"{file}: not an image") from error
+        raise InputError(f"{name}: not an image") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise InputError(f"{file}: more than {MAX_PIXELS:,} pixels; make it smaller") from error
+        raise InputError(f"{name}: more than {MAX_PIXELS:,} pixels; make it smaller") from error
     except Exception as error:  # Pillow's readers fed with noise raise anything
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(f"{file}: unreadable image ({reason})") from error
+        raise InputError(f"{name}: unreadable image ({reason})") from error
 
 
 def _check_file(file: Path) -> None:
@@ -109,83 +163,35 @@ def _check_file(file: Path) -> None:
         raise InputError(f"{file}: {'larger than 1 GiB' if status.st_size else 'empty file'}")
 
 
-def _read(file: Path) -> bytes:
-    with _explained(file):
-        _check_file(file)
-        return file.read_bytes()
-
-
-def _checked_size(file: Path, size: tuple[int, int]) -> tuple[int, int]:
+def _checked_size(size: tuple[int, int], name: str | Path) -> tuple[int, int]:
     height, width = size
     if not 0 < height * width <= MAX_PIXELS:
         shown = f"{width:,} x {height:,}"
         advice = "; make it smaller" if height * width else ""
-        raise InputError(f"{file}: {shown} pixels; 1 to {MAX_PIXELS:,} are allowed{advice}")
+        raise InputError(f"{name}: {shown} pixels; 1 to {MAX_PIXELS:,} are allowed{advice}")
     return size
 
 
-def _check_jpeg(file: Path, data: bytes) -> None:
-    size = _header_size(data)
-    if size is None:
-        raise InputError(f"{file}: unreadable image (a broken JPEG header)")
-    height, width = _checked_size(file, size)
-    if (scans := len(_SCAN.findall(data))) * height * width > _MAX_SCANNED:
-        raise InputError(
-            f"{file}: {scans:,} scans of {width:,} x {height:,} pixels: a trap, refused"
-        )
-
-
-def _header_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width of a JPEG or PNG. None: another kind, or the header is not in `data`.
-
-    Ten times as fast as opening the image with Pillow, which matters for 60,000 tiny files.
-    """
-    try:
-        if data.startswith(_PNG) and data[12:16] == b"IHDR":
-            width, height = struct.unpack_from(">II", data, 16)
-            return height, width
-        if data.startswith(_JPEG):
-            return _jpeg_size(data)
-    except (struct.error, IndexError):
-        pass
-    return None
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """As libjpeg finds it: another way to the first frame header would let a bomb pass."""
-    at = 2
-    while data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD7:  # they stand alone
-            at += 2
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
-            height, width = struct.unpack_from(">HH", data, at + 5)
-            return height, width
-        else:
-            at += 2 + struct.unpack_from(">H", data, at + 2)[0]
-    return None
-
-
 @contextmanager
-def _opened(file: Path, stream: IO[bytes]) -> Iterator[Image.Image]:
+def _opened(stream: IO[bytes], name: str | Path) -> Iterator[Image.Image]:
     """Of a size that is allowed, not yet decoded."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         image = Image.open(stream, formats=_FORMATS)
     with image:
-        _checked_size(file, (image.height, image.width))
+        _checked_size((image.height, image.width), name)
         yield image
 
 
-def _decode_with_pillow(file: Path, data: bytes) -> Tensor:
-    with _explained(file), _opened(file, io.BytesIO(data)) as opened:
+def _decode_with_pillow(data: bytes, name: str | Path) -> Tensor:
+    if not data:
+        raise InputError(f"{name}: empty file")
+    with _explained(name), _opened(io.BytesIO(data), name) as opened:
         image = ImageOps.exif_transpose(opened)
         # Pillow gives the 9 to 16 bits of a PGM as 32, already scaled to 16.
         if image.mode.startswith("I;16") or (opened.format, image.mode) == ("PPM", "I"):
             # Pillow's conversion to RGB would clip at 255.
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if image.mode in ("I", "F"):
-            raise InputError(f"{file}: 32-bit pixels have no agreed range; store 8 or 16 bits")
+            raise InputError(f"{name}: 32-bit pixels have no agreed range; store 8 or 16 bits")
         return functional.pil_to_tensor(image.convert("RGB"))

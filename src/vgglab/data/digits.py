@@ -6,7 +6,8 @@ import torch
 from sklearn.datasets import load_digits
 
 from vgglab.data.images import TensorImages
-from vgglab.data.module import ImageDataModule, stratified_split
+from vgglab.data.module import ImageDataModule
+from vgglab.data.splitting import stratified_split
 from vgglab.data.transforms import Preprocessing
 
 _SPLIT_SEED = 0  # the test set is the same for every run, whatever its seed

@@ -2,13 +2,14 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from vgglab.data.decoding import decode_bytes, read_file
 from vgglab.errors import InputError
 
 PathBytes = npt.NDArray[np.bytes_]
@@ -20,12 +21,18 @@ class ImageSet(ABC):
     labels: Tensor
     """(N,) int64 on the CPU."""
     classes: Sequence[str]
+    skipped: Sequence[str] = ()
+    """Of images that could not be read and are not in the set: a line each."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @abstractmethod
     def image(self, index: int) -> Tensor: ...
+
+    def name(self, index: int) -> str:
+        """What to call the image in a message."""
+        return f"image {index}"
 
     @abstractmethod
     def subset(self, indices: Tensor) -> "ImageSet":
@@ -45,32 +52,72 @@ class ImageSet(ABC):
 
 
 class TensorImages(ImageSet):
-    """Images of one size in one uint8 tensor (N, C, H, W): a batch is one gather."""
+    """Images of one size in one uint8 tensor (N, C, H, W): a batch is one gather.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64.
+        classes: names in label order.
+        source: for messages.
+        skipped: of images that could not be read, a line each.
+    """
 
     def __init__(
-        self, images: Tensor, labels: Tensor, classes: Sequence[str], *, source: str = "data"
+        self,
+        images: Tensor,
+        labels: Tensor,
+        classes: Sequence[str],
+        *,
+        source: str = "data",
+        skipped: Sequence[str] = (),
     ) -> None:
         self.images = images
         self.labels = labels
         self.classes = classes
+        self.source = source
+        self.skipped = skipped
         self._check_labels(source)
 
     def image(self, index: int) -> Tensor:
         return self.images[index]
 
+    def name(self, index: int) -> str:
+        return f"image {index} of {self.source}"
+
     def subset(self, indices: Tensor) -> "TensorImages":
-        return TensorImages(self.images[indices], self.labels[indices], self.classes)
+        return self._with(self.images[indices], self.labels[indices])
+
+    def without_pixels(self) -> "TensorImages":
+        """The same set with images of no channels, for batches whose pixels are elsewhere."""
+        return self._with(self.images[:, :0], self.labels)
+
+    def _with(self, images: Tensor, labels: Tensor) -> "TensorImages":
+        return TensorImages(images, labels, self.classes, source=self.source, skipped=self.skipped)
 
 
-class FileImages(ImageSet):
-    """Image files, decoded when asked for.
+class EncodedImages(ImageSet):
+    """Images as the bytes of JPEG or other image files, decoded when asked for."""
+
+    @abstractmethod
+    def read(self, index: int) -> bytes:
+        """The bytes of one image.
+
+        Raises:
+            InputError: they cannot be read; the message names the image.
+        """
+
+    def image(self, index: int) -> Tensor:
+        return decode_bytes(self.read(index), self.name(index))
+
+
+class FileImages(EncodedImages):
+    """Image files.
 
     Args:
         root: the folder that `files` are relative to.
         files: paths below `root`.
         labels: (N,) int64.
         classes: names in label order.
-        decode: a file to a (C, H, W) uint8 tensor.
         source: for messages.
     """
 
@@ -80,7 +127,6 @@ class FileImages(ImageSet):
         files: Sequence[str] | PathBytes,
         labels: Tensor,
         classes: Sequence[str],
-        decode: Callable[[Path], Tensor],
         *,
         source: str = "data",
     ) -> None:
@@ -91,18 +137,20 @@ class FileImages(ImageSet):
         self.files = files if isinstance(files, np.ndarray) else pack_paths(files)
         self.labels = labels
         self.classes = classes
-        self.decode = decode
         self._check_labels(source)
 
     def path(self, index: int) -> Path:
         return self.root / os.fsdecode(self.files[index])
 
-    def image(self, index: int) -> Tensor:
-        return self.decode(self.path(index))
+    def name(self, index: int) -> str:
+        return str(self.path(index))
+
+    def read(self, index: int) -> bytes:
+        return read_file(self.path(index))
 
     def subset(self, indices: Tensor) -> "FileImages":
         files = self.files[indices.numpy()]
-        return FileImages(self.root, files, self.labels[indices], self.classes, self.decode)
+        return FileImages(self.root, files, self.labels[indices], self.classes)
 
 
 def pack_paths(paths: Sequence[str]) -> PathBytes:

@@ -2,21 +2,26 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, Any
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any, TypeVar
 
 import torch
-from annotated_types import Ge, Gt, Len, Lt
+from annotated_types import Ge, Gt, Le, Len, Lt
 from lightning import LightningDataModule
-from sklearn.model_selection import StratifiedShuffleSplit
 from torch import Tensor
 
 from vgglab.data.augmentation import Augmentation
-from vgglab.data.batches import Batch, BatchView
+from vgglab.data.batches import Batch, BatchMaker, BatchView, OnError
 from vgglab.data.colour import read_colour_axes
-from vgglab.data.cropping import TrainCrop, train_crop
+from vgglab.data.cropping import TrainCrop
+from vgglab.data.decoding import Decoder
+from vgglab.data.device import Copier, OnDevice, Residents, copied, copier_to
+from vgglab.data.encoded import batch_maker, check_cuda, decoded
 from vgglab.data.images import ImageSet
 from vgglab.data.loading import ResumableLoader
 from vgglab.data.sampling import ShardedBatches, per_device_batch_size
+from vgglab.data.splitting import stratified_split
 from vgglab.data.transforms import Preprocessing
 from vgglab.errors import InputError
 
@@ -24,30 +29,9 @@ Count = Annotated[int, Gt(0)]
 CountOrZero = Annotated[int, Ge(0)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
 Alpha = Annotated[float, Ge(0)]
+Share = Annotated[float, Gt(0), Le(1)]
 
-
-def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Two disjoint index sets that together cover all images, each class in proportion.
-
-    Args:
-        labels: (N,) int64.
-        fraction: of the images that go to the second set, 0 < fraction < 1.
-        seed: the same seed gives the same split.
-
-    Returns:
-        Indices (int64, ascending) of the first and of the second set.
-
-    Raises:
-        InputError: a class has too few images to be in both.
-    """
-    splitter = StratifiedShuffleSplit(n_splits=1, test_size=fraction, random_state=seed % 2**32)
-    try:
-        first, second = next(splitter.split(labels.numpy(), labels.numpy()))
-    except ValueError as error:
-        raise InputError(
-            f"cannot hold out {fraction:g} of the images (data.validation_fraction): {error}"
-        ) from error
-    return torch.from_numpy(first).sort().values, torch.from_numpy(second).sort().values
+Number = TypeVar("Number", int, float)
 
 
 class ImageDataModule(LightningDataModule):
@@ -68,11 +52,20 @@ class ImageDataModule(LightningDataModule):
             are resized to before a random crop of the network's input. A range [smallest, largest]
             draws it anew for each image. None: no such resizing. Evaluation then resizes to its
             centre, the paper's Q (section 4.1).
+        random_resized: [smallest, largest] share of the area: training images in memory are cropped
+            and resized as by torchvision's RandomResizedCrop. (Files: `crop`.) None: off.
         colour_deviation: of Krizhevsky's colour shift; he used 0.1. 0 is off.
         colour_axes: `imagenet`, or a file that scripts/colour_axes.py wrote.
         mixup_alpha: of MixUp (arXiv 1710.09412); 0 is off.
         cutmix_alpha: of CutMix (arXiv 1905.04899); 0 is off. With both, one is drawn a batch.
+        on_device: whether images in memory live on the device as a whole, where a batch is then
+            picked by its indices. `auto`: on a CUDA device, up to 1 GiB a set.
     """
+
+    decode: Decoder = "torchvision"
+    """What decodes JPEG; a setting of sources that read files."""
+    on_error: OnError = "raise"
+    """What becomes of an image that cannot be read; a setting of sources that read files."""
 
     def __init__(
         self,
@@ -86,10 +79,12 @@ class ImageDataModule(LightningDataModule):
         pad: CountOrZero = 0,
         flip: bool = False,
         train_scale: Count | Annotated[list[Count], Len(2, 2)] | None = None,
+        random_resized: Annotated[list[Share], Len(2, 2)] | None = None,
         colour_deviation: Alpha = 0.0,
         colour_axes: str = "imagenet",
         mixup_alpha: Alpha = 0.0,
         cutmix_alpha: Alpha = 0.0,
+        on_device: OnDevice = "auto",
     ) -> None:
         super().__init__()
         self.batch_size = batch_size
@@ -101,10 +96,14 @@ class ImageDataModule(LightningDataModule):
         self.pad = pad
         self.flip = flip
         self.train_scale = _scale_range(train_scale)
+        self.random_resized = None
+        if random_resized is not None:
+            self.random_resized = _ordered("random_resized", random_resized)
         self.colour_deviation = colour_deviation
         self.colour_axes = read_colour_axes(colour_axes) if colour_deviation else None
         self.mixup_alpha = mixup_alpha
         self.cutmix_alpha = cutmix_alpha
+        self.residents = Residents(on_device)
         self.sets: dict[str, ImageSet] = {}
 
     @property
@@ -138,6 +137,7 @@ class ImageDataModule(LightningDataModule):
             pad=self.pad,
             flip=self.flip,
             scale=self.train_scale if self.crop is None else None,
+            area=self.random_resized,
             colour_axes=self.colour_axes,
             colour_deviation=self.colour_deviation,
             mixup_alpha=self.mixup_alpha,
@@ -173,6 +173,14 @@ class ImageDataModule(LightningDataModule):
                 raise InputError(f"data.train_scale needs data.crop=random, not {self.crop}")
             if self.crop is None and self.pad:
                 raise InputError("data.train_scale and data.pad: give one of them")
+        if self.random_resized is not None:
+            if self.crop is not None:
+                raise InputError(
+                    "data.random_resized: of images in memory; files have data.crop=random_resized"
+                )
+            if self.pad or self.train_scale is not None:
+                other = "pad" if self.pad else "train_scale"
+                raise InputError(f"data.random_resized and data.{other}: give one of them")
         if self.colour_axes is not None and self.preprocessing.channels != 3:
             raise InputError("data.colour_deviation: the colour shift is of RGB images")
 
@@ -180,6 +188,7 @@ class ImageDataModule(LightningDataModule):
         images = self.load(split)
         if images is None or not len(images):
             raise InputError(f"{type(self).__name__} has no {split} images")
+        self.residents.check(images)
         return images
 
     def train_dataloader(self) -> ResumableLoader:
@@ -203,8 +212,7 @@ class ImageDataModule(LightningDataModule):
         crop = self.crop
         if crop is not None and not self.augment:
             crop = "none"
-        transform = None if crop is None else train_crop(crop, self.preprocessing)
-        return self._loader(BatchView(train, transform, self.seed), batches)
+        return self._loader(BatchView(train, self._maker(crop, True), self.seed), batches)
 
     def val_dataloader(self) -> ResumableLoader:
         return self._evaluation_loader("val")
@@ -218,18 +226,40 @@ class ImageDataModule(LightningDataModule):
         batches = ShardedBatches(
             len(images), self.batch_size, rank=rank, world_size=world_size, seed=self.seed
         )
-        transform = None if self.crop is None else self.preprocessing.fit
-        return self._loader(BatchView(images, transform, self.seed), batches)
+        maker = self._maker(None if self.crop is None else "none", False)
+        return self._loader(BatchView(images, maker, self.seed), batches)
+
+    def _maker(self, crop: TrainCrop | None, training: bool) -> BatchMaker | None:
+        if crop is None:
+            return None
+        cropping = self.preprocessing.cropping(crop)
+        return batch_maker(cropping, self.seed, self.decode, self.on_error, training=training)
 
     def _loader(self, view: BatchView, batches: ShardedBatches) -> ResumableLoader:
-        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        device, workers = self._device(), self.num_workers
+        copier: Copier | None = None
+        if device.type == "cuda":
+            copier = copier_to(device, partial(copied, device=device))
+        if self.decode == "cuda" and self.crop is not None:
+            check_cuda(device)
+            copier = copier_to(device, partial(decoded, device=device))
+        if (resident := self.residents.copy_of(view.images, device)) is not None:
+            copier = copier_to(device, resident)
+            view, workers = replace(view, images=resident.elsewhere), 0
         return ResumableLoader(
             view,
             batches,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=on_cuda,
+            copier=copier,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=device.type == "cuda",
         )
+
+    def _device(self) -> torch.device:
+        """Where the network is."""
+        if self.trainer is None:
+            return torch.device("cpu")
+        return self.trainer.strategy.root_device
 
     def _world(self) -> tuple[int, int]:
         if self.trainer is None:
@@ -260,9 +290,13 @@ class ImageDataModule(LightningDataModule):
 
 
 def _scale_range(train_scale: int | Sequence[int] | None) -> tuple[int, int] | None:
-    if train_scale is None:
-        return None
-    smallest, largest = (train_scale,) * 2 if isinstance(train_scale, int) else train_scale
+    if isinstance(train_scale, int):
+        return train_scale, train_scale
+    return None if train_scale is None else _ordered("train_scale", train_scale)
+
+
+def _ordered(name: str, limits: Sequence[Number]) -> tuple[Number, Number]:
+    smallest, largest = limits
     if smallest > largest:
-        raise InputError(f"data.train_scale={[smallest, largest]}: the smallest comes first")
+        raise InputError(f"data.{name}={[smallest, largest]}: the smallest comes first")
     return smallest, largest

@@ -135,10 +135,6 @@ class ShardedBatches(Sampler[list[Key]]):
         for batch in range(self.start, len(self)):
             yield [Key(self.epoch, image) for image in self._share(order, batch)]
 
-    def images_of(self, batch: int) -> list[int]:
-        """This rank's images of a batch of the present epoch, in order."""
-        return self._share(self._order(), batch)
-
     def _share(self, order: Tensor, batch: int) -> list[int]:
         indices = order[batch * self.global_batch_size : (batch + 1) * self.global_batch_size]
         return indices[self.rank :: self.world_size].tolist()

@@ -15,6 +15,7 @@ from vgglab.data.images import ImageSet
 from vgglab.data.loading import ResumableLoader
 from vgglab.data.sampling import Key, ShardedBatches
 from vgglab.data.transforms import with_channels
+from vgglab.errors import InputError
 from vgglab.progress import progress
 
 _CHUNK = 16  # images that a worker prepares at a time: few messages, little memory
@@ -38,6 +39,17 @@ class _Shape(NamedTuple):
     width: int
 
 
+class _Chunk(NamedTuple):
+    """What a worker sends."""
+
+    found: list[tuple[_Shape, int]]
+    """Each image at each scale: its shape and its index."""
+    pixels: Tensor
+    """Of all of them in a row: one tensor, because each that is sent holds a file open."""
+    broken: dict[int, str]
+    """Images that cannot be read, by index: a line each."""
+
+
 def shape_batches(
     images: ImageSet,
     scales: Sequence[int],
@@ -46,6 +58,7 @@ def shape_batches(
     batch_size: int,
     num_workers: int = 0,
     description: str,
+    skipped: dict[int, str] | None = None,
 ) -> Generator[ShapeBatch, None, None]:
     """Every image once at every scale, resized isotropically, in batches of one shape.
 
@@ -61,42 +74,52 @@ def shape_batches(
             by their area, so that all batches need about the same memory.
         num_workers: loader processes. 0 decodes in this one.
         description: of the progress.
+        skipped: where given, an image that cannot be read comes in no batch but in here, by its
+            index, with a line that names it.
 
     Raises:
-        InputError: an image cannot be read.
+        InputError: an image cannot be read, and `skipped` is not given.
     """
     loader = ResumableLoader(
-        _Resized(images, tuple(scales), channels),
+        _Resized(images, tuple(scales), channels, skip=skipped is not None),
         ShardedBatches(len(images), _CHUNK),
         num_workers=num_workers,
     )
     waiting = _Waiting(batch_size * min(scales) ** 2, _WAITING * len(scales))
     with progress(description, len(images)) as advance:
-        for found, pixels in loader:
-            for shape, index, image in _unpacked(found, pixels, channels):
+        for chunk in loader:
+            for shape, index, image in _unpacked(chunk.found, chunk.pixels, channels):
                 yield from waiting.add(shape, index, image)
-            advance(len(found) // len(scales))
+            if skipped is not None:
+                skipped.update(chunk.broken)
+            advance(len(chunk.found) // len(scales) + len(chunk.broken))
         yield from waiting.rest()
 
 
 @dataclass
-class _Resized(Dataset["tuple[list[tuple[_Shape, int]], Tensor]"]):
-    """Runs in the workers: a list of keys in; shapes and indices, and all pixels in a row out."""
+class _Resized(Dataset[_Chunk]):
+    """Runs in the workers: a list of keys in, their images at all scales out."""
 
     images: ImageSet
     scales: tuple[int, ...]
     channels: int
+    skip: bool
 
-    def __getitem__(self, keys: list[Key]) -> tuple[list[tuple[_Shape, int]], Tensor]:
-        found, pixels = [], []
+    def __getitem__(self, keys: list[Key]) -> _Chunk:
+        found, pixels, broken = [], [torch.empty(0, dtype=torch.uint8)], {}
         for key in keys:
-            image = with_channels(self.images.image(key.image), self.channels)
+            try:
+                image = with_channels(self.images.image(key.image), self.channels)
+            except InputError as error:
+                if not self.skip:
+                    raise
+                broken[key.image] = str(error)
+                continue
             for scale in self.scales:
                 resized = functional.resize(image, [scale], antialias=True)
                 found.append((_Shape(scale, *resized.shape[-2:]), key.image))
                 pixels.append(resized.flatten())
-        # One tensor, because each that a worker sends holds a file open.
-        return found, torch.cat(pixels)
+        return _Chunk(found, torch.cat(pixels), broken)
 
 
 def _unpacked(

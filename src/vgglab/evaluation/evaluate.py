@@ -25,11 +25,15 @@ from vgglab.evaluation.trained import Trained, data_of, load_trained
 from vgglab.networks import load_weights
 from vgglab.progress import each
 from vgglab.reporting.environment import open_run_folder, write_json
+from vgglab.reporting.skipped import skipped_row, write_skipped
 from vgglab.reporting.terminal import print_result
 
 
 def evaluate(job: EvaluateConfig) -> dict[str, float]:
     """Test and write `metrics.json` into the run's folder.
+
+    With `data.on_error=skip` images that cannot be read are left out: `test/skipped` counts them,
+    and `skipped.json` lists them.
 
     Raises:
         InputError: neither or both of checkpoint and weights, files that do not fit each other or
@@ -41,6 +45,7 @@ def evaluate(job: EvaluateConfig) -> dict[str, float]:
     data.prepare_data()
     data.setup("test")
     images = data.sets["test"]
+    skipped: dict[int, str] | None = {} if data.on_error == "skip" else None
     start = time.perf_counter()
     found = posteriors(
         members,
@@ -50,17 +55,24 @@ def evaluate(job: EvaluateConfig) -> dict[str, float]:
         precision=job.precision,
         batch_size=job.batch_size or data.batch_size,
         num_workers=data.num_workers,
+        skipped=skipped,
     )
     seconds = time.perf_counter() - start
     result = score(found, images.labels)
     folder = Path(job.run_dir)
     open_run_folder(folder, job.composition)
+    left_out = [*images.skipped, *(skipped or {}).values()]
+    if skipped is not None:
+        result["test/skipped"] = len(left_out)
+    if left_out:
+        write_skipped(folder, left_out)
     write_json(folder / "metrics.json", result)
     print_result(
-        result,
+        {name: value for name, value in result.items() if name != "test/skipped"},
         {
             "what": " + ".join(_names(job)),
-            "data": f"{len(images):,} test images of {type(data).__name__}",
+            "data": f"{len(images) - len(skipped or ()):,} test images of {type(data).__name__}",
+            **skipped_row(folder, left_out),
             "protocol": f"{job.protocol}, {_seen(job, members)}",
             "rate": f"{len(images) / seconds:,.1f} images/s, {seconds:.1f} s",
             "run folder": str(folder),

@@ -42,6 +42,7 @@ def posteriors(
     precision: str = "32-true",
     batch_size: int,
     num_workers: int = 0,
+    skipped: dict[int, str] | None = None,
 ) -> Tensor:
     """The soft-max outputs, averaged over networks, scales, crops and mirror images, in one pass.
 
@@ -63,14 +64,15 @@ def posteriors(
         precision: as Lightning names it; the soft-max and all means are in float32.
         batch_size: see `shape_batches`; of crops, at most so many at a time.
         num_workers: loader processes.
+        skipped: where given, it is filled with the images that cannot be read: see `shape_batches`.
 
     Returns:
-        (len(images), classes) float32 on the CPU; rows sum to 1.
+        (len(images), classes) float32 on the CPU; rows sum to 1, those of skipped images are NaN.
 
     Raises:
         InputError: a scale is too small for the network or its crop, a network has no dense form,
-            the networks differ in channels, or an image cannot be read, or an output is not
-            finite.
+            the networks differ in channels, or an image cannot be read (with `skipped` none can),
+            or an output is not finite.
     """
     check_members(members, protocol)
     answers: list[Callable[[Tensor], Tensor]] = [
@@ -83,6 +85,7 @@ def posteriors(
         batch_size=batch_size,
         num_workers=num_workers,
         description=protocol,
+        skipped=skipped,
     )
     sums: list[Tensor] = []  # one, as soon as the number of classes is known
     with torch.inference_mode(), closing(batches):
@@ -96,26 +99,32 @@ def posteriors(
                 if not sums:
                     sums.append(torch.zeros(len(images), posterior.shape[1], device=device))
                 sums[0][indices] += posterior / (len(members) * len(set(member.scales)))
-        found = sums[0].cpu()
-    if not found.isfinite().all():
+    if not sums:
+        raise InputError(f"none of the {len(images):,} images can be read")
+    seen = torch.ones(len(images), dtype=torch.bool)
+    seen[list(skipped or ())] = False
+    found = sums[0].cpu()
+    if not found[seen].isfinite().all():
         raise InputError(
             f"a network's outputs are not finite at precision={precision}: it overflows there, or "
             "its training diverged"
         )
-    return found
+    return found.where(seen[:, None], torch.nan)
 
 
 def score(posteriors: Tensor, labels: Tensor) -> dict[str, float]:
     """Measure averaged posteriors.
 
     Args:
-        posteriors: (N, classes), rows sum to 1.
+        posteriors: (N, classes), rows sum to 1; those that are NaN are left out.
         labels: (N,) int64.
 
     Returns:
         `test/top1`, `test/top5` (0 to 1) and `test/loss`: the mean of -log(the label's posterior),
         nats. A posterior of zero counts as float32's smallest normal number, 87 nats.
     """
+    seen = ~posteriors.isnan().any(1)
+    posteriors, labels = posteriors[seen], labels[seen]
     log_posteriors = posteriors.clamp(min=torch.finfo(torch.float32).tiny).log()
     counted = Score(posteriors.shape[1], "test")
     counted.update(posteriors, labels, nll_loss(log_posteriors, labels))

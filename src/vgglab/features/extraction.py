@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from vgglab.config.jobs import ExtractFeaturesConfig
-from vgglab.data.decoding import decode
-from vgglab.data.folder import list_images
 from vgglab.data.images import FileImages
+from vgglab.data.listing import list_images
 from vgglab.errors import InputError
 from vgglab.evaluation.batching import ShapeBatch, shape_batches
 from vgglab.evaluation.protocols import autocast, find_device
@@ -20,6 +19,7 @@ from vgglab.evaluation.trained import subject
 from vgglab.features.files import Values, create_features
 from vgglab.networks import VGG, DenseVGG, extract, to_dense
 from vgglab.reporting.environment import open_run_folder
+from vgglab.reporting.skipped import skipped_row, write_skipped
 from vgglab.reporting.terminal import print_result
 
 Combine = Literal["average", "stack"]
@@ -29,6 +29,8 @@ _ROWS = 256  # normalised at a time
 
 def extract_features(job: ExtractFeaturesConfig) -> None:
     """Write the descriptors of a folder's images to `job.output`.
+
+    With `on_error=skip` an image that cannot be read has no row; `skipped.json` lists it.
 
     Raises:
         InputError: what is given cannot be read or does not fit, or the output cannot be written.
@@ -44,7 +46,8 @@ def extract_features(job: ExtractFeaturesConfig) -> None:
     known = None if labels is None else labels.numpy()
     if labels is None:
         labels = torch.zeros(len(files), dtype=torch.int64)
-    images = FileImages(root, files, labels, classes or ["unknown"], decode)
+    images = FileImages(root, files, labels, classes or ["unknown"])
+    left_out: dict[int, str] = {}
     batches = shape_batches(
         images,
         scales,
@@ -52,9 +55,13 @@ def extract_features(job: ExtractFeaturesConfig) -> None:
         batch_size=job.batch_size,
         num_workers=job.num_workers,
         description="features",
+        skipped=left_out if job.on_error == "skip" else None,
     )
     output = Path(job.output)
-    with create_features(output, width, files, known, classes) as values, closing(batches):
+    with (
+        create_features(output, width, files, known, classes, left_out) as values,
+        closing(batches),
+    ):
         fill(
             values,
             batches,
@@ -64,12 +71,17 @@ def extract_features(job: ExtractFeaturesConfig) -> None:
             combine=job.combine,
             precision=job.precision,
         )
+        if len(left_out) == len(files):
+            raise InputError(f"images={root}: none can be read; {left_out[0]}")
     folder = Path(job.run_dir)
     open_run_folder(folder, job.composition)
+    if left_out:
+        write_skipped(folder, list(left_out.values()))
     print_result(
         {},
         {
-            "features": f"{len(files):,} x {width:,} in {job.output}",
+            "features": f"{len(files) - len(left_out):,} x {width:,} in {job.output}",
+            **skipped_row(folder, list(left_out.values())),
             "scales": f"{', '.join(map(str, scales))} px ({job.combine})",
             "classes": f"{len(classes):,}" if classes else "none: no class folders",
             "run folder": str(folder),

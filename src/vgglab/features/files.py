@@ -6,7 +6,7 @@ import shutil
 import struct
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ Labels = npt.NDArray[np.int64]
 
 SUFFIXES = (".npz", ".safetensors")
 _BLOCK = 1 << 24  # bytes
+_ROWS = 256  # moved at a time
 # What the readers raise on files that are torn or of another kind.
 _DAMAGE = (OSError, ValueError, KeyError, struct.error, zipfile.BadZipFile, SafetensorError)
 
@@ -44,7 +45,12 @@ class Features:
 
 @contextmanager
 def create_features(
-    output: Path, width: int, paths: list[str], labels: Labels | None, classes: list[str]
+    output: Path,
+    width: int,
+    paths: list[str],
+    labels: Labels | None,
+    classes: list[str],
+    left_out: Collection[int] = (),
 ) -> Iterator[Values]:
     """(N, width) zeros to fill; when the block ends without an error they are `output`.
 
@@ -57,6 +63,7 @@ def create_features(
         paths: N files.
         labels: (N,), or None.
         classes: names in label order; empty without labels.
+        left_out: indices of images that get no row; the block may add to it.
 
     Raises:
         InputError: another suffix, no such folder, not writable, or the disk is full. The room is
@@ -74,7 +81,25 @@ def create_features(
             values = _zeros(scratch, (len(paths), width), output.parent)
         yield values
         with _explained(output), replacing(output) as temporary:
-            _write(temporary, output.suffix, Features(values, labels, paths, classes))
+            features = _without(left_out, Features(values, labels, paths, classes))
+            _write(temporary, output.suffix, features)
+
+
+def _without(left_out: Collection[int], features: Features) -> Features:
+    """The others' rows move up, in place."""
+    if not left_out:
+        return features
+    values, labels = features.values, features.labels
+    kept = np.setdiff1d(np.arange(len(values)), list(left_out))
+    for start in range(0, len(kept), _ROWS):
+        rows = kept[start : start + _ROWS]
+        values[start : start + len(rows)] = values[rows]
+    return Features(
+        values[: len(kept)],
+        None if labels is None else labels[kept],
+        [features.paths[index] for index in kept],
+        features.classes,
+    )
 
 
 @contextmanager

@@ -88,6 +88,14 @@ class Mistakes(_Part):
     mistakes: list[Mistake]
 
 
+class Skipped(_Part):
+    """`skipped.json`: what could not be read and was passed over."""
+
+    count: NonNegativeInt
+    images: list[str]
+    """Each one's name and the reason."""
+
+
 class Layer(_Part):
     name: str
     type: str
@@ -116,6 +124,8 @@ class RunRecord:
     history: list[dict[str, float]]
     confusion: Confusion | None
     mistakes: list[Mistake]
+    skipped: list[str]
+    """Images that could not be read, each one's name and the reason."""
     environment: Environment | None
     network: NetworkRecord | None
     stored: Stored | None
@@ -133,6 +143,7 @@ def read_record(run_dir: Path) -> RunRecord:
         OSError: the configuration cannot be read.
     """
     found = read_as(run_dir / "mistakes.json", Mistakes)
+    skipped = read_as(run_dir / "skipped.json", Skipped)
     config = run_dir / CONFIG
     return RunRecord(
         status=read_status(run_dir),
@@ -140,6 +151,7 @@ def read_record(run_dir: Path) -> RunRecord:
         history=read_history(run_dir / "metrics.csv"),
         confusion=read_as(run_dir / "confusion.json", Confusion),
         mistakes=found.mistakes if found is not None else [],
+        skipped=skipped.images if skipped is not None else [],
         environment=read_as(run_dir / "environment.json", Environment),
         network=read_as(run_dir / "network.json", NetworkRecord),
         stored=read_stored(run_dir) if config.exists() else None,

@@ -15,6 +15,7 @@ from vgglab.reporting.network import network_section
 from vgglab.reporting.outcome import outcome_banner, reproduction, what_was_run
 from vgglab.reporting.page import code, details, page, section, tiles
 from vgglab.reporting.record import RunRecord, read_record
+from vgglab.reporting.skipped import skipped_section
 from vgglab.reporting.status import Status
 from vgglab.reporting.terminal import console
 from vgglab.text import duration, is_accuracy, percent
@@ -65,6 +66,7 @@ def write_report(run_dir: Path, is_running: bool = False) -> Path:
         + section("Curves", _curves(run.history))
         + section("Classes", confusion_section(run.confusion) if run.confusion else "")
         + section("Worst mistakes", mistakes_section(run.mistakes))
+        + section(f"Skipped images: {len(run.skipped):,}", skipped_section(run.skipped))
         + section("Speed and cost", _speed(run.history) + _cost(run.history, run.status))
         + section("How to reproduce it", reproduction(run, run_dir))
         + section("What was run", what_was_run(run))

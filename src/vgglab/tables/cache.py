@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from vgglab.data.images import FileImages, ImageSet
+from vgglab.data.images import EncodedImages, FileImages, ImageSet
 from vgglab.errors import InputError
 from vgglab.files import replace_file
 
@@ -32,7 +32,7 @@ class PosteriorCache:
         Args:
             name: of everything that they depend on: a file name without its ending.
             shape: images and classes.
-            compute: makes them, (images, classes) float32.
+            compute: makes them, (images, classes) float32. A row of NaN is an image without.
 
         Raises:
             InputError: the folder cannot be written.
@@ -58,13 +58,16 @@ class PosteriorCache:
 
 def images_digest(images: ImageSet) -> str:
     """SHA-256 of the labels, the classes and the images: of files their names and sizes in bytes,
-    of others the pixels."""
+    of others the content or the pixels."""
     digest = hashlib.sha256(repr((len(images), list(images.classes))).encode())
     digest.update(images.labels.numpy().tobytes())
     for index in range(len(images)):
         if isinstance(images, FileImages):
             size = images.path(index).stat().st_size
             digest.update(bytes(images.files[index]) + b"\0%d\0" % size)
+        elif isinstance(images, EncodedImages):
+            data = images.read(index)
+            digest.update(b"%d\0" % len(data) + data)
         else:
             image = images.image(index)
             digest.update(repr(tuple(image.shape)).encode() + image.numpy().tobytes())
@@ -80,4 +83,5 @@ def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
     if posteriors is None or posteriors.shape != shape or posteriors.dtype != torch.float32:
         return None
     # A file can have its length and lack its blocks after a power failure: they read as zeros.
-    return posteriors if bool(((posteriors.sum(1) - 1).abs() < _TOLERANCE).all()) else None
+    sums = posteriors.sum(1)
+    return posteriors if bool((((sums - 1).abs() < _TOLERANCE) | sums.isnan()).all()) else None

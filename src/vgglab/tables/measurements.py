@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
@@ -30,6 +30,7 @@ from vgglab.progress import each
 from vgglab.reporting.terminal import console
 from vgglab.tables import paper
 from vgglab.tables.cache import PosteriorCache, images_digest
+from vgglab.text import plural
 
 Mode = Literal["dense", "multi_crop"]
 """The protocols of a single pass; from them the others follow."""
@@ -126,12 +127,15 @@ class Measurements:
     """What posteriors depend on besides network, mode and scale."""
     run_pass: Callable[[MeasuredNetwork, Mode, int], Tensor]
     """A network in one mode at one scale: (images, classes) posteriors."""
+    unread: set[int] = field(default_factory=set)
+    """Images that could not be read, known once a pass is made (data.on_error=skip)."""
 
     def errors(
         self, networks: Sequence[MeasuredNetwork], evaluation: Evaluation, *, several: bool = True
     ) -> paper.Errors:
         """Of the mean of the networks' posteriors, over one or several test scales."""
         mean = _mean(self._posteriors(network, evaluation, several) for network in networks)
+        self.unread.update(mean.isnan().any(1).nonzero()[:, 0].tolist())
         result = score(mean, self.images.labels)
         return paper.Errors(*(100 * (1 - result[f"test/top{k}"]) for k in (1, 5)))
 
@@ -142,6 +146,8 @@ class Measurements:
     def notes(self, *modes: Mode) -> list[str]:
         """Why figures are missing, and what was left out of `modes`."""
         left_out = [sentence for network in self.networks for sentence in network.left_out(modes)]
+        if broken := len(self.unread) + len(self.images.skipped):
+            left_out.append(f"{plural(broken, 'image')} that cannot be read: left out.")
         if not self.is_imagenet:
             return ["The paper's figures are left out: they are for ImageNet.", *left_out]
         others = [network.name for network in self.networks if network.papers is None]
@@ -216,6 +222,7 @@ def open_measurements(job: PaperTablesConfig) -> Measurements:
             precision=job.precision,
             batch_size=job.batch_size or data.batch_size,
             num_workers=data.num_workers,
+            skipped={} if data.on_error == "skip" else None,
         )
 
     return Measurements(

@@ -25,11 +25,24 @@ from vgglab.training.callbacks import Checkpoint
 from vgglab.training.checkpointing import CheckpointWriter, Start
 from vgglab.training.classifier import Classifier, horizon_of
 from vgglab.training.optim import parameter_groups
+from vgglab.training.skipped import SkippedImages
 
 # What a resumed run may not change, and what of it may differ on another machine.
 _FIXED = ("model", "optimizer", "loss", "data", "seed", "decay_norm_and_bias")
 _OF_A_RUN = ("scheduler", "trainer", "callbacks", "weights")
-_FREE = ("data.root", "data.num_workers", "data.memory_limit_gib")
+_FREE = (
+    "data.root",
+    "data.uri",
+    "data.endpoint",
+    "data.anonymous",
+    "data.cache_dir",
+    "data.max_cache_size",
+    "data.retry_seconds",
+    "data.num_workers",
+    "data.memory_limit_gib",
+    "data.on_device",
+    "data.on_error",  # a run that a broken image ended may go on without it
+)
 
 
 def build_data(job: TrainConfig) -> ImageDataModule:
@@ -64,6 +77,8 @@ def build_trainer(job: TrainConfig, start: Start | None, preemption: Preemption)
     """Lightning's trainer, with the run's callbacks and loggers."""
     how = job.trainer.model_dump(exclude={"channels_last", "compile", "async_checkpoints"})
     callbacks = [preemption, *_callbacks(job, start)]
+    if job.data.arguments.get("on_error") == "skip":
+        callbacks.append(SkippedImages(job.run_dir))
     try:
         trainer = Trainer(
             **how,

@@ -62,6 +62,7 @@ class Classifier(LightningModule):
         self.loss = loss
         self.make_optimizer = make_optimizer
         self.make_schedule = make_schedule
+        self.num_classes = num_classes
         self.seed = seed
         self.decay_norm_and_bias = decay_norm_and_bias
         self.card = card or {}
@@ -107,8 +108,11 @@ class Classifier(LightningModule):
 
     def _evaluate(self, score: Score, batch: tuple[Tensor, Tensor]) -> STEP_OUTPUT:
         images, labels = batch
-        logits = self(images)
-        score.update(logits, labels, self.loss(logits, labels))
+        if len(images):
+            logits = self(images)
+            score.update(logits, labels, self.loss(logits, labels))
+        else:  # none of them can be read (data.on_error=skip)
+            logits = images.new_zeros(0, self.num_classes)
         return {"logits": logits, "labels": labels}
 
     def on_train_epoch_start(self) -> None:

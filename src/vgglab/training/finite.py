@@ -164,12 +164,12 @@ class FiniteGuard(Callback):
     def _at_hand(self, trainer: Trainer, gradients: list[str]) -> BadBatch:
         assert self._batch is not None
         images, labels, batch = self._batch
-        sampler = trainer.train_dataloader.sampler  # type: ignore[union-attr]
+        loader: Any = trainer.train_dataloader
         loss_scale = (_scale(trainer) or 1.0) / trainer.accumulate_grad_batches
         return BadBatch(
             images=images,
             labels=labels,
-            indices=sampler.images_of(batch),
+            indices=loader.indices,
             step=trainer.global_step,
             epoch=trainer.current_epoch,
             batch=batch,

@@ -31,6 +31,7 @@ from vgglab.files import alone_in, read_json, remove, remove_leftovers, shown
 from vgglab.reporting.environment import open_run_folder, write_json
 from vgglab.reporting.history import read_history
 from vgglab.reporting.network import network_record
+from vgglab.reporting.skipped import read_skipped, skipped_row
 from vgglab.reporting.summary import summarize
 from vgglab.reporting.tensorboard import boards
 from vgglab.reporting.terminal import console, print_result
@@ -157,7 +158,10 @@ def _own_folder(job: TrainConfig, trainer: Trainer, start: Start | None) -> Iter
             # Out of the way of the good one that would be kept beside its successor.
             os.replace(damaged, damaged.with_name(f"{damaged.name}.damaged"))
             remove(damaged)
-        for name in ("metrics", "confusion", "mistakes"):  # of an earlier attempt's test
+        stale = ["metrics", "confusion", "mistakes"]  # of an earlier attempt's test
+        if start is None:
+            stale.append("skipped")
+        for name in stale:
             (run_dir / f"{name}.json").unlink(missing_ok=True)
         open_run_folder(run_dir, job.composition)
         yield held.enter_context(Ending(run_dir, trainer.world_size, start is not None))
@@ -234,6 +238,7 @@ def _conclude(
         result,
         {
             "training time": duration(seconds),
+            **skipped_row(run_dir, read_skipped(run_dir)),
             "run folder": shown(run_dir),
             "page": shown(run_dir / "report.html"),
             "TensorBoard": f"scripts/dashboard.py {shown(run_dir)}",

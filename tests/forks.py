@@ -1,6 +1,9 @@
-"""Scripts in forks of one process that has imported everything: a row costs no imports.
+"""Scripts in forks of one process that has imported everything: a run costs no imports.
 
-`Forks` is for tests; the rest of the file is that process, `python tests/cli/forks.py`.
+Imports take a process of its own five seconds and more. That a fork does as a process does is
+tested in tests/cli/test_bad_inputs.py.
+
+`Forks` is for tests; the rest of the file is that process, `python tests/forks.py`.
 """
 
 import atexit
@@ -15,13 +18,15 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
 class Finished(NamedTuple):
@@ -30,6 +35,12 @@ class Finished(NamedTuple):
     returncode: int
     stdout: str
     stderr: str
+
+
+def script_environment() -> dict[str, str]:
+    """What a script is to see of this process's environment."""
+    mine = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+    return {**mine, "OMP_NUM_THREADS": "1"}
 
 
 class Forks:
@@ -43,10 +54,9 @@ class Forks:
         self._output = output
 
     def __enter__(self) -> "Forks":
-        environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
         self._server = subprocess.Popen(
             [sys.executable, __file__],
-            env={**environment, "OMP_NUM_THREADS": "1"},
+            env=script_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -62,7 +72,7 @@ class Forks:
         arguments: Sequence[str],
         folder: Path,
         *,
-        seconds: float,
+        seconds: float = 240,
         before: str = "",
         largest_file: int | None = None,
     ) -> Finished:
@@ -81,6 +91,7 @@ class Forks:
             "script": str(SCRIPTS / f"{script}.py"),
             "arguments": list(arguments),
             "folder": str(folder),
+            "environment": script_environment(),
             "stdout": str(out),
             "stderr": str(err),
             "seconds": seconds,
@@ -119,15 +130,27 @@ def _serve() -> None:
 
 
 def _code(pid: int, seconds: float) -> int:
+    """Of a script, once the processes that it started are gone too."""
     end = time.monotonic() + seconds
-    while True:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
+    code: int | None = None
+    while code is None or _has_members(pid):
+        if code is None:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            code = os.waitstatus_to_exitcode(status) if done else None
         if time.monotonic() > end:
-            os.killpg(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
             end = float("inf")
         time.sleep(0.01)
+    return code
+
+
+def _has_members(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _become(request: Mapping[str, Any]) -> NoReturn:
@@ -142,8 +165,11 @@ def _become(request: Mapping[str, Any]) -> NoReturn:
         opened = os.open(name, flags)
         os.dup2(opened, descriptor)
         os.close(opened)
+    os.environ.clear()
+    os.environ.update(request["environment"])
     os.environ["TMPDIR"] = request["folder"]  # a temporary file that stays is seen
     tempfile.tempdir = None
+    sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     sys.argv = [request["script"], *request["arguments"]]
     code = 0
     if (limit := request["largest_file"]) is not None:
@@ -156,6 +182,7 @@ def _become(request: Mapping[str, Any]) -> NoReturn:
     except BaseException:  # noqa: BLE001 - as the interpreter does
         traceback.print_exc()
         code = 1
+    threading._shutdown()  # type: ignore[attr-defined] - waits for threads
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -163,6 +190,7 @@ def _become(request: Mapping[str, Any]) -> NoReturn:
 
 
 if __name__ == "__main__":
+    sys.path[0] = str(SCRIPTS)
     _import_everything()
     _serve()
     os._exit(0)

@@ -1,0 +1,132 @@
+"""Chunks of a data set on the local disk: bounded, and shared by the processes of a node."""
+
+import os
+import queue
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from filelock import FileLock, Timeout
+
+from vgglab.data.storage import Storage
+from vgglab.errors import InputError
+
+_DOWNLOADS = 4  # at a time, a process
+_SHARE = 0.75  # of the free disk, where no limit is given
+
+
+class Chunk(NamedTuple):
+    """A file of encoded images, as `index.json` lists it."""
+
+    name: str
+    size: int
+    """Bytes."""
+    images: int
+    """How many are in it."""
+
+
+class ChunkCache:
+    """Downloads chunks when they are asked for, and deletes those that were not for longest.
+
+    No counts of who uses what are kept, which a killed process would leave wrong: a deleted file
+    stays with who has it open, and who comes later fetches it again.
+
+    Args:
+        storage: where the chunks come from.
+        chunks: all of them.
+        folder: where they go.
+        root: holds `folder`, and those of other data sets; the limit is for all of them.
+        limit: bytes. None: three quarters of what is free and what is already there.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        chunks: Sequence[Chunk],
+        folder: Path,
+        root: Path,
+        limit: int | None = None,
+    ) -> None:
+        self.storage = storage
+        self.chunks = chunks
+        self.folder = folder
+        self.root = root
+        self.limit = limit
+        self._ahead: tuple[int, queue.SimpleQueue[int]] | None = None
+
+    def file(self, chunk: int) -> Path:
+        """The file of a chunk, fetched where it is not there.
+
+        Raises:
+            InputError: it cannot be fetched, or has another size than the index says.
+        """
+        name, size, _ = self.chunks[chunk]
+        file = self.folder / name
+        if not self._touched(file, size):
+            deadline = time.monotonic() + self.storage.retry_seconds
+            self._fetch(name, size, deadline)
+        return file
+
+    def prefetch(self, chunks: Sequence[int]) -> None:
+        """Begin to fetch chunks, in this order; what fails is left to `file`."""
+        if self._ahead is None or self._ahead[0] != os.getpid():  # threads do not survive a fork
+            self._ahead = os.getpid(), queue.SimpleQueue()
+            for _ in range(_DOWNLOADS):
+                threading.Thread(target=self._work, args=(self._ahead[1],), daemon=True).start()
+        for chunk in chunks:
+            if not (self.folder / self.chunks[chunk].name).exists():
+                self._ahead[1].put(chunk)
+
+    def _work(self, ahead: "queue.SimpleQueue[int]") -> None:
+        while True:
+            name, size, _ = self.chunks[ahead.get()]
+            with suppress(InputError, OSError, Timeout):  # if another process is at it, well
+                self._fetch(name, size, deadline=0, blocking=False)
+
+    def _touched(self, file: Path, size: int) -> bool:
+        """Whether the chunk is there; if so, it counts as used now."""
+        try:
+            os.utime(file)
+            return file.stat().st_size == size  # a power cut may leave a shorter one
+        except FileNotFoundError:
+            return False
+
+    def _fetch(self, name: str, size: int, deadline: float, *, blocking: bool = True) -> None:
+        file = self.folder / name
+        with FileLock(file.with_name(f"{name}.lock"), blocking=blocking):
+            if self._touched(file, size):  # by another process, meanwhile
+                return
+            with FileLock(self.root / "room.lock"):
+                self._make_room(size)
+            self.storage.download(name, file, deadline)
+        if (found := file.stat().st_size) != size:
+            file.unlink(missing_ok=True)
+            raise cut_short(f"{self.storage.uri}/{name}", found, size)
+
+    def _make_room(self, size: int) -> None:
+        kept = []
+        for file in self.root.glob("*/*/*.bin*"):
+            with suppress(FileNotFoundError):  # deleted by another process
+                if file.suffix != ".lock":
+                    status = file.stat()
+                    kept.append((status.st_mtime, status.st_size, file))
+        held = sum(bytes_ for _, bytes_, _ in kept)
+        limit = self.limit
+        if limit is None:
+            limit = int(_SHARE * (held + shutil.disk_usage(self.root).free))
+        for _, bytes_, file in sorted(kept):
+            if held + size <= limit:
+                break
+            file.unlink(missing_ok=True)
+            held -= bytes_
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_ahead": None}
+
+
+def cut_short(file: object, found: int, size: int) -> InputError:
+    return InputError(f"{file}: {found:,} bytes, but its index says {size:,}: copy it again")

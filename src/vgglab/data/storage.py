@@ -1,0 +1,261 @@
+"""Files of a folder or of object storage, fetched with patience."""
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+from filelock import FileLock, Timeout
+
+from vgglab.errors import InputError
+from vgglab.text import duration, one_line
+
+log = logging.getLogger(__name__)
+
+_SCHEMES = ("s3", "gs")
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0  # seconds between attempts; it doubles
+_MISSING_SECONDS = 60.0  # how long to wait for a file that should be there
+_ATTEMPTS = 3  # of boto3 by itself, within seconds, for the odd error of a busy server
+_MAY_PASS = (408, 425, 429)  # of the 4xx answers; the others stay as they are
+# Classes, or their bases, of botocore, s3transfer, urllib3, requests and Google's libraries.
+_NETWORK = {
+    "ConnectionError",
+    "HTTPClientError",
+    "IncompleteReadError",
+    "ProtocolError",
+    "RetriesExceededError",
+    "RetryError",
+    "TimeoutError",
+    "TransportError",
+}
+
+
+class MissingFileError(InputError):
+    """There is no such file, or nobody may know that there is."""
+
+
+class Storage:
+    """One folder of files, on a disk or in a bucket.
+
+    A server that does not answer is asked again, with growing pauses. One process of a node says so
+    in one line, and in another when it is back.
+
+    Args:
+        uri: a local folder, `s3://bucket/folder` or `gs://bucket/folder`.
+        endpoint: address of an S3-compatible server. None: the provider's own.
+        anonymous: ask without credentials, for public buckets.
+        retry_seconds: how long to wait for a server that does not answer.
+        notices: a file that says by its lock which process of the node speaks.
+
+    Raises:
+        InputError: the URI is of another kind.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        endpoint: str | None = None,
+        anonymous: bool = False,
+        retry_seconds: float = 0.0,
+        notices: Path | None = None,
+    ) -> None:
+        scheme = urlsplit(uri).scheme if "://" in uri else ""
+        if scheme and scheme not in _SCHEMES:
+            raise InputError(f"data.uri={uri}: a local folder, s3:// or gs:// is expected")
+        self.uri = uri.rstrip("/") if scheme else str(Path(uri).expanduser())
+        self.scheme = scheme
+        self.retry_seconds = retry_seconds
+        self._endpoint = endpoint
+        self._anonymous = anonymous
+        self._notices = notices
+        self._downloader: tuple[int, Any] | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the files are, if they are on a disk."""
+        return None if self.scheme else Path(self.uri)
+
+    def read(self, name: str) -> bytes:
+        """The content of one file.
+
+        Raises:
+            MissingFileError: it is not there, or may not be seen.
+            InputError: it cannot be read, for another reason.
+        """
+        if self.folder is None:
+            buffer = BytesIO()
+            self._fetch(name, buffer, time.monotonic() + self.retry_seconds)
+            return buffer.getvalue()
+        try:
+            return (self.folder / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise MissingFileError(f"{self.folder / name}: no such file") from error
+        except OSError as error:
+            raise InputError(f"{self.folder / name}: {error.strerror}") from error
+
+    def download(self, name: str, file: Path, deadline: float) -> None:
+        """Copy a file that should be there to `file`, which appears when it is complete.
+
+        Args:
+            name: of the file in the storage.
+            file: where it goes; one process at a time, please.
+            deadline: until when to ask a server that does not answer, by `time.monotonic`.
+
+        Raises:
+            MissingFileError: it is not there, or may not be seen.
+            InputError: the server did not answer in time, or the disk is full.
+        """
+        part = file.with_name(f"{file.name}.part")
+        try:
+            with part.open("wb") as stream:
+                # A server that was started again may not have all its files at once.
+                self._fetch(name, stream, deadline, time.monotonic() + _MISSING_SECONDS)
+            part.replace(file)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise InputError(f"{file}: {error.strerror or error}") from error
+
+    def _fetch(
+        self, name: str, stream: BinaryIO, deadline: float, missing_until: float = 0.0
+    ) -> None:
+        address, started, pause = f"{self.uri}/{name}", time.monotonic(), _FIRST_PAUSE
+        with ExitStack() as notice:
+            speaking = False
+            while True:
+                stream.seek(0)
+                stream.truncate()
+                try:
+                    self._client().download_fileobj(address, stream)
+                    break
+                except InputError:
+                    raise
+                except Exception as error:  # each provider's library has its own
+                    reason = _reason(error)
+                    left = _patience(error, deadline, missing_until) - time.monotonic()
+                    if left <= 0:
+                        raise _gave_up(address, error, time.monotonic() - started) from error
+                if not speaking and (speaking := notice.enter_context(self._may_speak())):
+                    how_long = duration(round(left))
+                    log.warning("%s: %s; trying again for %s", address, reason, how_long)
+                time.sleep(min(pause, left))
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            if speaking:
+                log.warning("%s: back after %s", address, duration(time.monotonic() - started))
+
+    @contextmanager
+    def _may_speak(self) -> Iterator[bool]:
+        """Whether this process is the one of the node that speaks of the outage."""
+        if self._notices is None or not self._notices.parent.is_dir():
+            yield True
+            return
+        lock = FileLock(self._notices)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            yield False
+            return
+        with lock:
+            yield True
+
+    def _client(self) -> Any:
+        """litdata's downloader. One a process: a fork must not share connections."""
+        if self._downloader is None or self._downloader[0] != os.getpid():
+            from litdata.streaming.downloader import get_downloader
+
+            try:
+                options = self._options()
+                client = get_downloader(f"{self.uri}/", "", [], options, {})
+            except ModuleNotFoundError as error:
+                package = "google-cloud-storage"
+                raise InputError(f"{self.uri} needs: uv pip install {package}") from error
+            self._downloader = os.getpid(), client
+        return self._downloader[1]
+
+    def _options(self) -> dict[str, Any]:
+        """What the provider's client is made with; credentials come from its usual places."""
+        if self.scheme == "gs":
+            return _google_options(self._endpoint, self._anonymous)
+        from botocore import UNSIGNED
+        from botocore.config import Config
+
+        config: dict[str, Any] = {
+            "connect_timeout": 10,
+            "read_timeout": 60,
+            "retries": {"total_max_attempts": _ATTEMPTS, "mode": "standard"},
+        }
+        if self._anonymous:
+            config["signature_version"] = UNSIGNED
+        if self._endpoint is None:
+            return {"config": Config(**config)}
+        config["s3"] = {"addressing_style": "path"}  # few such servers have a name for each bucket
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION", "us-east-1")
+        return {
+            "config": Config(**config),
+            "endpoint_url": self._endpoint,
+            "region_name": region,  # goes into the signature; few such servers care
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_downloader": None}
+
+
+def _google_options(endpoint: str | None, anonymous: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if endpoint is not None:
+        options["client_options"] = {"api_endpoint": endpoint}
+    if anonymous:
+        credentials: Any = import_module("google.auth.credentials")
+        options |= {"credentials": credentials.AnonymousCredentials(), "project": "none"}
+    return options
+
+
+def _patience(error: Exception, deadline: float, missing_until: float) -> float:
+    """Until when to ask again after an error."""
+    status = _status(error)
+    if status == 404:
+        return min(deadline, missing_until)
+    if status is not None:
+        return deadline if status in _MAY_PASS or status >= 500 else 0.0
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return 0.0 if names.isdisjoint(_NETWORK) or _is_untrusted(error) else deadline
+
+
+def _gave_up(address: str, error: Exception, seconds: float) -> InputError:
+    kind = MissingFileError if _status(error) in (403, 404) else InputError
+    tried = f"; tried for {duration(seconds)} (data.retry_seconds)" if seconds > 5 else ""
+    return kind(f"{address}: {_reason(error)}{tried}")
+
+
+def _reason(error: Exception) -> str:
+    status = _status(error)
+    if status == 404:
+        return "no such bucket or file (404)"
+    if status == 403:
+        return "access denied (403)"
+    if type(error).__name__ in ("NoCredentialsError", "DefaultCredentialsError"):
+        return "no credentials; give them as the provider's own tools take them (AWS_PROFILE, " + (
+            "AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS), or data.anonymous=true"
+        )
+    if _is_untrusted(error):
+        return "the server's certificate is not trusted (AWS_CA_BUNDLE names one's own)"
+    return one_line(str(error)) or type(error).__name__
+
+
+def _status(error: Exception) -> int | None:
+    """The server's answer, as botocore and google.api_core keep it."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    code = getattr(error, "code", None)
+    return code if isinstance(code, int) else None
+
+
+def _is_untrusted(error: Exception) -> bool:
+    return "CERTIFICATE_VERIFY_FAILED" in str(error)
