@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # NEEDS GPUs. Trains a small VGG for eight steps on one GPU and, with each accelerator, on all GPUs of
 # this node, and compares: the same data, initialisation and order, so gradients and losses must
-# agree up to rounding, or up to the compression where there is one.
+# agree up to rounding, or up to the compression where there is one. Before that, the tests of what
+# feeds a GPU (copies one batch ahead, sets that live on it, its JPEG decoder) against the CPU.
 #
 #   scripts/check_gpus.sh          all GPUs of this node, a few minutes
 #   scripts/check_gpus.sh gpu 2    two of them
+#   scripts/check_gpus.sh gpu 1    only the tests of what feeds it
 #   scripts/check_gpus.sh cpu 2    the same comparison over gloo, to try the script; no sync batch norm
 #
 # Prints a table and exits with 1 if a row differs. PYTHON names another Python than uv's.
@@ -14,6 +16,10 @@ read -ra python <<<"${PYTHON:-uv run python}"
 device=${1:-gpu}
 count=${2:-$("${python[@]}" -c 'import torch; print(torch.cuda.device_count())')}
 folder=${FOLDER:-logs/check_gpus/$(date +%Y-%m-%d_%H-%M-%S)}
+if [[ $device != cpu ]]; then
+    "${python[@]}" -m pytest -q -n 0 tests/data/test_on_gpu.py
+    ((count != 1)) || exit 0
+fi
 if ((count < 2)); then
     echo "error: two devices or more are needed, not $count" >&2
     exit 2
@@ -35,6 +41,7 @@ mkdir -p "$folder"
 one=("accelerator=$device")
 all=("accelerator.accelerator=$device" "accelerator.devices=$count")
 train one model=vgg11 "${one[@]}"
+train one_copied model=vgg11 data.on_device=false "${one[@]}"
 for accelerator in ddp ddp_bf16_grads fsdp hybrid; do
     train "$accelerator" model=vgg11 "accelerator=$accelerator" "${all[@]}"
 done

@@ -14,10 +14,11 @@ from vgglab.benchmarks.bottleneck import Bottleneck
 from vgglab.benchmarks.loader import measure_loader
 from vgglab.benchmarks.loader_speed import LoaderSpeed, Round
 from vgglab.benchmarks.reference import ReferenceImages, file_crop, training_transform
-from vgglab.benchmarks.stages import STAGES
+from vgglab.benchmarks.stages import STAGES, measure_stages
 from vgglab.config.benchmark_jobs import LoaderBenchmark
 from vgglab.config.schema import parse
 from vgglab.data import ImageFolder, Synthetic
+from vgglab.data.encoded import batch_maker
 from vgglab.data.images import TensorImages
 from vgglab.errors import InputError
 
@@ -90,6 +91,18 @@ def test_files_are_measured_stage_by_stage_with_the_workers_of_training(
     assert speed.image_bytes is not None
     assert 0 < speed.image_bytes < 20_000
     assert speed.to_dict()["binds"] in ("loader", "network")
+
+
+def test_a_gpus_decoder_crops_in_the_same_stage(photos: Path) -> None:
+    """Played by the CPU."""
+    data = ImageFolder(root=str(photos), image_size=32)
+    data.setup("fit")
+    maker = batch_maker(
+        data.preprocessing.cropping("random_resized"), 0, "cuda", "raise", training=True
+    )
+    ours, theirs = measure_stages(data, data.sets["train"], maker, torch.device("cpu"))
+    assert theirs.keys() == set(STAGES)
+    assert ours.keys() == set(STAGES) - {"crop"}
 
 
 def test_a_broken_image_is_named(measure: Measure, photos: Path) -> None:

@@ -1,9 +1,12 @@
+from functools import partial
 from typing import NamedTuple
 
 import pytest
 import torch
 
+from vgglab.data import encoded
 from vgglab.data.batches import Batch, BatchView
+from vgglab.data.cropping import CentreCropping
 from vgglab.data.device import Inline, Resident, Residents, copied, one_ahead
 from vgglab.data.images import FileImages, TensorImages
 from vgglab.data.loading import ResumableLoader
@@ -195,6 +198,30 @@ def test_what_is_no_tensor_is_copied_as_it_is():
     assert moved.data is batch.data
     assert moved.labels.device.type == "meta"
     assert moved.epoch == 3
+
+
+def test_what_the_device_finds_broken_when_it_decodes_is_told_too(make_tree, monkeypatch):
+    decode_files = encoded._decoded_files
+
+    def found_broken(batch, device):
+        images = decode_files(batch, device)
+        return [
+            InputError(f"{name}: broken") if name.endswith("002.jpg") else image
+            for name, image in zip(batch.names, images, strict=True)
+        ]
+
+    monkeypatch.setattr(encoded, "_decoded_files", found_broken)
+    root = make_tree({"a": 6}, suffix=".jpg")
+    (root / "a" / "004.jpg").write_bytes(b"")
+    files = FileImages(root, [f"a/{i:03}.jpg" for i in range(6)], torch.zeros(6).long(), ["a"])
+    make = encoded.batch_maker(
+        CentreCropping((8, 8), 3, 8), 0, "cuda", on_error="skip", training=False
+    )
+    copier = Inline(partial(encoded.decoded, device=CPU))
+    loader = ResumableLoader(BatchView(files, make), ShardedBatches(6, 3), copier=copier)
+    seen = [(loader.indices, batch.indices.tolist(), len(loader.skipped)) for batch in loader]
+    assert seen == [([0, 1], [0, 1], 1), ([3, 5], [3, 5], 2)]
+    assert [line.split(":")[0][-7:] for line in loader.skipped] == ["002.jpg", "004.jpg"]
 
 
 def test_a_resident_batch_keeps_its_epoch_and_seed():

@@ -254,3 +254,22 @@ def test_chunks_are_fetched_ahead_by_threads_that_a_pickled_cache_leaves_behind(
     assert copy._ahead is None
     for chunk in (7, 8, 9):
         chunks.cache.file(chunk)
+
+
+def test_what_is_being_fetched_has_its_room(tmp_path: Path) -> None:
+    chunks = Chunks(tmp_path, room=3)
+    most = 0
+
+    def slow(address: str, stream: BinaryIO) -> None:
+        nonlocal most
+        parts = [file for file in chunks.folder.iterdir() if file.suffix in (".bin", ".part")]
+        most = max(most, len(parts))
+        time.sleep(0.02)
+        stream.write(bytes(100))
+
+    chunks.bucket.download_fileobj = slow  # type: ignore[method-assign]
+    for first in (0, 3, 6):
+        chunks.cache.file(first)
+        chunks.cache.prefetch(range(first, first + 3))
+        time.sleep(0.1)
+    assert most <= 3

@@ -1,6 +1,6 @@
 """Training from S3, whose server dies, and which is stopped and resumed: weights as from a folder.
 
-`uv run pytest -m faults -n 0 tests/faults/test_stream.py`, two minutes an accelerator.
+`uv run pytest -m faults -n 0 tests/faults/test_stream.py`, a few minutes.
 """
 
 import os
@@ -32,7 +32,7 @@ _SETTINGS = (
     "data.batch_size=8",
     "data.interleave=2",
     "optimizer.lr=0.01",
-    "trainer.max_epochs=4",
+    "trainer.max_epochs=3",
     "callbacks=essential",
     "test=false",
 )
@@ -40,7 +40,7 @@ _SETTINGS = (
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_shards(tmp_path_factory.mktemp("shards"), {"train": 803, "val": 20}, size=24)
+    return write_shards(tmp_path_factory.mktemp("shards"), {"train": 403, "val": 20}, size=24)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_a_disturbed_run_from_s3_ends_as_one_from_the_folder(
         "data.uri=s3://bucket",
         f"data.endpoint={server.endpoint}",
         f"data.cache_dir={tmp_path / 'cache'}",
-        "data.max_cache_size=0.1MB",  # of 1.4: each epoch fetches its chunks anew
+        "data.max_cache_size=0.1MB",  # of 0.7: each epoch fetches its chunks anew
         "resume=auto",
     )
     last = run / "checkpoints" / "last.ckpt"
@@ -106,8 +106,8 @@ def test_a_disturbed_run_from_s3_ends_as_one_from_the_folder(
     process.send_signal(signal.SIGTERM)
     assert process.wait(_SECONDS) == 75
     step = torch.load(last, weights_only=True)["global_step"]
-    assert step % 100, "it stopped at the end of an epoch"
-    assert step < 400
+    assert step % 50, "it stopped at the end of an epoch"
+    assert step < 150
     assert begin(run, *remote, "data.num_workers=0").wait(_SECONDS) == 0
     log = (tmp_path / "disturbed.log").read_text()
     assert log.count("trying again for") >= 1

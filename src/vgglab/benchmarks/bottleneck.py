@@ -70,11 +70,12 @@ class Bottleneck:
                 f"Alone it gives {_shown(self.loader)}, but {self.processes} share "
                 f"{self.cores} cores."
             )
+        if not self.workers and wait < 1:
+            return [*found, "Enough: no workers."]
         needed = self.enough * self.processes
+        workers = f"{self.enough} worker{'s' if self.enough > 1 else ''} a process"
         more = f" ({needed} a node, of {self.cores} cores)" if self.processes > 1 else ""
-        found.append(
-            f"Enough: {self.enough} worker{'s' if self.enough > 1 else ''} a process{more}."
-        )
+        found.append(f"Enough: {workers}{more}.")
         if needed > self.cores:
             found.append("The node has too few cores; pre-resized shards need less.")
         return found

@@ -104,11 +104,9 @@ class LoaderSpeed:
         table.add_row("ms an image, one core")
         for stage in STAGES:
             sides = ([r.stages for r in self.rounds], [r.reference_stages for r in self.rounds])
-            shown = [
-                with_spread([of[stage] for of in side], 2) if stage in side[0] else ""
-                for side in sides
-            ]
-            table.add_row(f"  {stage}", *shown)
+            if stage in sides[0][0]:
+                shown = [with_spread([of[stage] for of in side], 2) for side in sides]
+                table.add_row(f"  {stage}", *shown)
         return table
 
     def _storage(self) -> list[str]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
-from vgglab.data.storage import Storage
+from vgglab.data.storage import PART, Storage
 from vgglab.errors import InputError
 
 _DOWNLOADS = 4  # at a time, a process
@@ -102,6 +102,7 @@ class ChunkCache:
                 return
             with FileLock(self.root / "room.lock"):
                 self._make_room(size)
+                file.with_name(f"{name}{PART}").touch()
             self.storage.download(name, file, deadline)
         if (found := file.stat().st_size) != size:
             file.unlink(missing_ok=True)
@@ -113,7 +114,9 @@ class ChunkCache:
             with suppress(FileNotFoundError):  # deleted by another process
                 if file.suffix != ".lock":
                     status = file.stat()
-                    kept.append((status.st_mtime, status.st_size, file))
+                    # What is being fetched will have about the size of any other chunk.
+                    least = size if file.suffix == PART else 0
+                    kept.append((status.st_mtime, max(status.st_size, least), file))
         held = sum(bytes_ for _, bytes_, _ in kept)
         limit = self.limit
         if limit is None:

@@ -19,6 +19,8 @@ from vgglab.data.headers import JPEG, JpegHeader, jpeg_header, jpeg_scans, store
 from vgglab.errors import InputError
 
 Decoder = Literal["torchvision", "simplejpeg", "cuda"]
+"""Of JPEG. simplejpeg (the extra `turbo`) decodes large images at a reduced size, `cuda` on the GPU;
+other formats, CMYK and what EXIF turns go the usual way with all three."""
 
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")

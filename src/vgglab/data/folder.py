@@ -57,9 +57,7 @@ class ImageFolder(ImageDataModule):
             or without one 256/224 of `image_size`.
         crop: of training images read as files, see `Preprocessing.cropping`. None: `random` where
             `train_scale` is set, else `random_resized`.
-        decode: of JPEG that is read as files: by torchvision; by simplejpeg, which needs the extra
-            `turbo`; or by the GPU (`cuda`). Other formats, CMYK and what EXIF turns go the usual
-            way with all three.
+        decode: of images read as files, see `decoding.Decoder`.
         on_error: of an image that cannot be read: `raise` ends the run; `skip` goes on without it,
             see `BatchMaker` for files; images in memory are then fewer.
         mean: per channel, of pixels scaled to 0..1. Default ImageNet's.

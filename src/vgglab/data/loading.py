@@ -74,10 +74,9 @@ class Delivering:
         skipped = getattr(batch, "skipped", ())
         self._skipped.update(dict.fromkeys(skipped))
         if hasattr(made, "indices"):
-            # As they were on the CPU, because to read a GPU's waits for it; but what a GPU found
-            # broken when it decoded the batch is no longer in it.
-            same = tuple(made.skipped) == tuple(skipped)
-            self.indices = (made if same else batch).indices.tolist()
+            # As they were on the CPU, because to read a GPU's waits for it; but what could not be
+            # decoded there is no longer among the batch's.
+            self.indices = (batch if skipped else made).indices.tolist()
 
 
 class ResumableLoader(Delivering, DataLoader[Any]):

@@ -132,6 +132,7 @@ class Parts(Dataset[int | str]):
         flush(chunk)
         info["filename"] = f"chunk-0-{part}.bin"
         os.replace(chunk, self.folder / info["filename"])
+        flush(self.folder)
         return index
 
     def clear(self) -> None:

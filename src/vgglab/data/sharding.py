@@ -171,7 +171,9 @@ class Sharding:
                 data = file_content(images, index)
                 sizes.append(len(self.recipe.stored(data, images.name(index))))
         shared = max(-(-len(images) // _CHUNKS), _IMAGES)
-        fitting = self.chunk_megabytes * 1_000_000 * len(sizes) // max(sum(sizes), 1)
+        if not sizes:
+            return shared
+        fitting = self.chunk_megabytes * 1_000_000 * len(sizes) // sum(sizes)
         return max(min(shared, fitting), 1)
 
     def _write_parts(self, parts: Parts) -> str | None:

@@ -19,6 +19,9 @@ from vgglab.text import duration, one_line
 log = logging.getLogger(__name__)
 
 _SCHEMES = ("s3", "gs")
+PART = ".part"
+"""The ending of a file that is being fetched."""
+
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0  # seconds between attempts; it doubles
 _MISSING_SECONDS = 60.0  # how long to wait for a file that should be there
 _ATTEMPTS = 3  # of boto3 by itself, within seconds, for the odd error of a busy server
@@ -112,7 +115,7 @@ class Storage:
             MissingFileError: it is not there, or may not be seen.
             InputError: the server did not answer in time, or the disk is full.
         """
-        part = file.with_name(f"{file.name}.part")
+        part = file.with_name(f"{file.name}{PART}")
         try:
             with part.open("wb") as stream:
                 # A server that was started again may not have all its files at once.

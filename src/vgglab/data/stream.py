@@ -204,8 +204,8 @@ class ImageStream(ImageDataModule):
         limit = self.cache_limit
         if shards.cache is not None and limit is not None and limit < needed:
             raise InputError(
-                f"data.max_cache_size={limit / 1e9:g}GB has no room for {needed / 1e9:.3g} GB: the "
-                f"chunks that are read at once (data.interleave={interleave}), and as many ahead"
+                f"data.max_cache_size: {limit / 1e6:,.3g} MB have no room for {needed / 1e6:,.3g}: "
+                f"the chunks read at once (data.interleave={interleave}), and as many ahead"
             )
 
 
