@@ -10,7 +10,7 @@ from vgglab.config.schema import TrainConfig, parse, plain
 from vgglab.errors import InputError
 
 # What a configuration needs besides its own defaults.
-MISSING = {"image_folder": "data.root=nowhere"}
+MISSING = {"image_folder": "data.root=nowhere", "imagenet_stream": "data.uri=nowhere"}
 
 
 def choices(group: str) -> list[str]:

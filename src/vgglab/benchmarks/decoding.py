@@ -42,7 +42,7 @@ _CROPS: dict[str, TrainCrop] = {
     "S = 256, random crop": "random",
     "evaluation, 256": "none",
 }
-_STORED = {"original": "original bytes", "resized": f"resized to {_SCALE}, q{_QUALITY}"}
+_STORED = {"original": "original", "resized": f"{_SCALE} q{_QUALITY}"}
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,16 @@ class DecodingSpeed:
         caption = (
             f"one core's time, {self.images} images in memory, {self.megapixels:.2f} megapixels,\n"
             f"{self.kilobytes['original']:.0f} KB an image"
-            f" ({self.kilobytes['resized']:.0f} KB {_STORED['resized']});\n"
+            f" ({self.kilobytes['resized']:.0f} KB at shortest side {_SCALE}, q{_QUALITY});\n"
             "ratio: to torchvision's transforms with Pillow from the original bytes;\n"
-            "difference: mean grey levels from Pillow's for the same cut;\n"
+            "diff.: mean grey levels from Pillow's for the same cut;\n"
             f"median (lowest to highest) of {self.rounds} rounds; {self.cpu},\n"
             f"torch {self.torch}, torchvision {self.torchvision},\n"
             f"load average {min(self.load):.1f} to {max(self.load):.1f}"
         )
         table = measured_table("images/s", caption)
         table.add_column("ratio", justify="right")
-        table.add_column("difference", justify="right")
+        table.add_column("diff.", justify="right")
         crop = ""
         for way in self.ways:
             if way.crop != crop:

@@ -115,7 +115,6 @@ class LoaderSpeed:
         found = self.bottleneck
         needed = found.network * found.processes * self.image_bytes / 1e6
         return [
-            f"The network's rate needs {needed:,.1f} MB/s of a node's storage. Files read",
-            "before come from the system's cache: only where they are cold is",
-            "`read` the storage's time.",
+            f"The network's rate needs {needed:,.1f} MB/s of a node's storage. `read` is",
+            "its time only where files are cold: known ones come from the cache.",
         ]

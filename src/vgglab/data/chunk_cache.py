@@ -16,6 +16,7 @@ from vgglab.data.storage import PART, Storage
 from vgglab.errors import InputError
 
 _DOWNLOADS = 4  # at a time, a process
+_FORGOTTEN = 900.0  # seconds after which a file that does not grow was left by a killed process
 _SHARE = 0.75  # of the free disk, where no limit is given
 
 
@@ -66,8 +67,9 @@ class ChunkCache:
         """
         name, size, _ = self.chunks[chunk]
         file = self.folder / name
-        if not self._touched(file, size):
-            deadline = time.monotonic() + self.storage.retry_seconds
+        deadline = time.monotonic() + self.storage.retry_seconds
+        # Where room is scarce, another process may take it again at once.
+        while not self._touched(file, size):
             self._fetch(name, size, deadline)
         return file
 
@@ -103,29 +105,30 @@ class ChunkCache:
             with FileLock(self.root / "room.lock"):
                 self._make_room(size)
                 file.with_name(f"{name}{PART}").touch()
-            self.storage.download(name, file, deadline)
-        if (found := file.stat().st_size) != size:
-            file.unlink(missing_ok=True)
-            raise cut_short(f"{self.storage.uri}/{name}", found, size)
+            if (found := self.storage.download(name, file, deadline)) != size:
+                file.unlink(missing_ok=True)
+                raise cut_short(f"{self.storage.uri}/{name}", found, size)
 
     def _make_room(self, size: int) -> None:
-        kept = []
+        kept, held = [], 0
         for file in self.root.glob("*/*/*.bin*"):
-            with suppress(FileNotFoundError):  # deleted by another process
-                if file.suffix != ".lock":
+            if file.suffix != ".lock":
+                with suppress(FileNotFoundError):  # deleted by another process
                     status = file.stat()
+                    is_begun = file.suffix == PART and time.time() - status.st_mtime < _FORGOTTEN
                     # What is being fetched will have about the size of any other chunk.
-                    least = size if file.suffix == PART else 0
-                    kept.append((status.st_mtime, max(status.st_size, least), file))
-        held = sum(bytes_ for _, bytes_, _ in kept)
+                    takes = max(status.st_size, size) if is_begun else status.st_size
+                    held += takes
+                    if not is_begun:
+                        kept.append((status.st_mtime, takes, file))
         limit = self.limit
         if limit is None:
             limit = int(_SHARE * (held + shutil.disk_usage(self.root).free))
-        for _, bytes_, file in sorted(kept):
+        for _, takes, file in sorted(kept):
             if held + size <= limit:
                 break
             file.unlink(missing_ok=True)
-            held -= bytes_
+            held -= takes
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_ahead": None}

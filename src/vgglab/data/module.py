@@ -212,7 +212,7 @@ class ImageDataModule(LightningDataModule):
         crop = self.crop
         if crop is not None and not self.augment:
             crop = "none"
-        return self._loader(BatchView(train, self._maker(crop, True), self.seed), batches)
+        return self._loader(BatchView(train, self._maker(crop, training=True), self.seed), batches)
 
     def val_dataloader(self) -> ResumableLoader:
         return self._evaluation_loader("val")
@@ -226,10 +226,10 @@ class ImageDataModule(LightningDataModule):
         batches = ShardedBatches(
             len(images), self.batch_size, rank=rank, world_size=world_size, seed=self.seed
         )
-        maker = self._maker(None if self.crop is None else "none", False)
+        maker = self._maker(None if self.crop is None else "none", training=False)
         return self._loader(BatchView(images, maker, self.seed), batches)
 
-    def _maker(self, crop: TrainCrop | None, training: bool) -> BatchMaker | None:
+    def _maker(self, crop: TrainCrop | None, *, training: bool) -> BatchMaker | None:
         if crop is None:
             return None
         cropping = self.preprocessing.cropping(crop)

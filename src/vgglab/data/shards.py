@@ -21,6 +21,7 @@ from vgglab.data.storage import Storage
 from vgglab.errors import InputError
 from vgglab.files import replace_file
 
+_ATTEMPTS = 10  # to open a chunk before another process deletes it
 _MAPPED = 64  # chunks that litdata keeps open, a process
 
 
@@ -106,7 +107,7 @@ class Shards:
 
         chunk = int(np.searchsorted(self.starts, position, "right")) - 1
         at = ChunkedIndex(index=position, chunk_index=chunk)
-        for attempt in range(3):
+        for attempt in range(_ATTEMPTS):
             self._at_hand(chunk)
             try:
                 # litdata gives a view of the mapped chunk, which may be closed later.
@@ -114,7 +115,7 @@ class Shards:
             except Exception as error:  # what damage makes it raise is not told
                 file = self._file_of(chunk)
                 # Another run on this machine may need the room, and delete it before it is opened.
-                if attempt == 2 or file.exists():
+                if attempt == _ATTEMPTS - 1 or file.exists():
                     raise InputError(f"{file}: damaged chunk ({error!r})") from error
         raise AssertionError
 

@@ -103,13 +103,16 @@ class Storage:
         except OSError as error:
             raise InputError(f"{self.folder / name}: {error.strerror}") from error
 
-    def download(self, name: str, file: Path, deadline: float) -> None:
+    def download(self, name: str, file: Path, deadline: float) -> int:
         """Copy a file that should be there to `file`, which appears when it is complete.
 
         Args:
             name: of the file in the storage.
             file: where it goes; one process at a time, please.
             deadline: until when to ask a server that does not answer, by `time.monotonic`.
+
+        Returns:
+            Its size, bytes.
 
         Raises:
             MissingFileError: it is not there, or may not be seen.
@@ -120,7 +123,9 @@ class Storage:
             with part.open("wb") as stream:
                 # A server that was started again may not have all its files at once.
                 self._fetch(name, stream, deadline, time.monotonic() + _MISSING_SECONDS)
+            size = part.stat().st_size
             part.replace(file)
+            return size
         except OSError as error:
             part.unlink(missing_ok=True)
             raise InputError(f"{file}: {error.strerror or error}") from error
