@@ -19,7 +19,7 @@ def main(config: DictConfig) -> None:
         job = parse(config, BENCHMARKS[config.target])
         from vgglab.benchmarks.dashboard import measure_dashboard
         from vgglab.benchmarks.decoding import measure_decoding
-        from vgglab.benchmarks.loader import measure_loader
+        from vgglab.benchmarks.loading.loader import measure_loader
         from vgglab.benchmarks.processes import measure_processes
         from vgglab.reporting.terminal import console
 

@@ -22,14 +22,11 @@ def main(config: DictConfig) -> None:
         from vgglab.data.sharding import Sharding
         from vgglab.reporting.terminal import console
 
-        sharding = Sharding(
-            Recipe(job.shortest_side, job.quality),
-            job.chunk_megabytes,
-            job.num_workers,
-            job.on_error,
-        )
+        data = job.data.build("data")
+        recipe = Recipe(job.shortest_side, job.quality)
+        sharding = Sharding(recipe, job.chunk_megabytes, data.num_workers, data.on_error)
         output = Path(job.output).expanduser()
-        for written in sharding.write(job.data.build("data"), output, source=job.data.target):
+        for written in sharding.write(data, output, source=job.data.target):
             console.print(str(written), highlight=False)
         console.print(f"{output}: use it with data=imagenet_stream data.uri={output}")
 

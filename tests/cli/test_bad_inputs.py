@@ -652,8 +652,8 @@ OTHERS = {
         },
     ),
     "torn image for a shard": Row(
-        "shard_dataset data=image_folder data.root=photos output=a/b num_workers=0",
-        "photos/train/a/bad.png | on_error=skip",
+        "shard_dataset data=image_folder data.root=photos output=a/b data.num_workers=0",
+        "photos/train/a/bad.png | data.on_error=skip",
         {"photos": tree(**classes(2, 2, bad_png=image("PNG", cut=0.6)))},
     ),
     "torn axes": Row(SHIFTED, "data.colour_axes=axes.json", {"axes.json": '{"eigenvalues": [1'}),

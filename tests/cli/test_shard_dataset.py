@@ -8,7 +8,7 @@ from tests.conftest import Script
 
 def test_a_source_becomes_shards(process: Script, tmp_path: Path) -> None:
     small = ("data=synthetic", "data.train_size=40", "data.val_size=8", "data.test_size=8")
-    done = process("shard_dataset", *small, "output=shards", "num_workers=2")
+    done = process("shard_dataset", *small, "output=shards", "data.num_workers=2")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     train, _, test, last = done.stdout.splitlines()

@@ -7,7 +7,7 @@ from vgglab.config.door import readable_errors
 from vgglab.errors import InputError
 
 
-def fail(error: Exception) -> None:
+def fail(error: BaseException) -> None:
     with readable_errors():
         raise error
 
@@ -23,6 +23,13 @@ def test_no_password_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         fail(InputError("no answer from http://me:hunter2@host"))
     assert capsys.readouterr().err == "error: no answer from http://***@host\n"
+
+
+def test_ctrl_c_is_one_word(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exited:
+        fail(KeyboardInterrupt())
+    assert exited.value.code == 130  # what shells say of it
+    assert capsys.readouterr() == ("", "stopped\n")
 
 
 def test_bugs_pass_through() -> None:

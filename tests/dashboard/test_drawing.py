@@ -10,7 +10,7 @@ from torch import Tensor
 from vgglab.dashboard.drawing import examples
 from vgglab.data.images import ImageSet
 from vgglab.data.transforms import Preprocessing
-from vgglab.errors import InputError
+from vgglab.errors import BrokenImageError, InputError
 
 LABELS = [2, 0, 0, 2, 4, 0, 4]
 
@@ -23,7 +23,7 @@ class Pictures(ImageSet):
 
     def image(self, index: int) -> Tensor:
         if index in self.broken:
-            raise InputError(f"{index}: torn")
+            raise BrokenImageError(f"{index}: torn")
         return torch.full((1, 3, 3), index, dtype=torch.uint8)
 
     def subset(self, indices: Tensor) -> ImageSet:

@@ -48,7 +48,7 @@ def test_the_worst_of_all_processes_are_the_worst_of_all_images(
         worst = Worst(count, torch.device("cpu"))
         batches = ShardedBatches(46, 6, rank=rank, world_size=world_size)
         for batch in batches:
-            indices = [key.image for key in batch]
+            indices = batch.images
             worst.add(logits[indices], labels[indices], indices)
         parts.append(worst)
 

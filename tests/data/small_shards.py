@@ -47,9 +47,6 @@ def _write_split(
         "version": 1,
         "classes": [f"class {label}" for label in range(classes)],
         "count": count,
-        "labels": "labels.npy",
-        "order": "order.npy",
-        "names": "names.txt",
         "shortest_side": None,
     }
     (folder / "vgglab.json").write_text(json.dumps(description))

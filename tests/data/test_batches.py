@@ -14,7 +14,7 @@ from vgglab.data.cropping import CentreCropping, RandomCropping, RandomResizedCr
 from vgglab.data.decoding import decode_bytes
 from vgglab.data.images import EncodedImages, FileImages, TensorImages
 from vgglab.data.resampling import cut_out
-from vgglab.data.sampling import Key
+from vgglab.data.sampling import BatchKeys
 from vgglab.errors import InputError
 
 SIZE = (24, 24)
@@ -56,7 +56,7 @@ def test_a_batch_holds_torchvisions_pixels(cropping):
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
     assert (batch.labels.tolist(), batch.indices.tolist()) == ([0, 1, 2, 0, 1], [0, 1, 2, 3, 4])
     assert (batch.epoch, batch.skipped) == (2, ())
-    for image, (each, numbers) in zip(batch.images, maker.drawn(SOURCES, 2), strict=True):
+    for image, (each, numbers) in zip(batch.images, maker.draw(SOURCES, 2), strict=True):
         decoded = decode_bytes(each.read(), each.name)
         cut = cropping.cut(*decoded.shape[1:], numbers)
         top, left, height, width, *rest = (int(number) for number in cut)
@@ -73,7 +73,7 @@ def test_a_batch_is_close_to_pillows(cropping, decoder):
     pytest.importorskip("simplejpeg")
     maker = BatchMaker(cropping, seed=5, decoder=decoder)
     for image, (each, numbers) in zip(
-        maker(SOURCES, 0).images, maker.drawn(SOURCES, 0), strict=True
+        maker(SOURCES, 0).images, maker.draw(SOURCES, 0), strict=True
     ):
         opened = Image.open(io.BytesIO(each.read()))
         top, left, height, width, *rest = cropping.cut(opened.height, opened.width, numbers)
@@ -90,8 +90,8 @@ def test_decoding_at_a_reduced_size_moves_no_pixel(size):
     for cropping in CROPPINGS:
         plain, turbo = (BatchMaker(cropping, decoder=d) for d in ("torchvision", "simplejpeg"))
         sources = [source(i, data) for i in range(12)]
-        opened = [turbo.opened(*each) for each in turbo.drawn(sources, 0)]
-        assert any(image.shape[1] < size[0] for image, _ in opened)
+        decoded = [turbo.decode(*each) for each in turbo.draw(sources, 0)]
+        assert any(image.shape[1] < size[0] for image, _ in decoded)
         difference = plain(sources, 0).images.float() - turbo(sources, 0).images.float()
         assert difference.abs().mean() < 0.8
         assert difference.mean().abs() < 0.1
@@ -134,7 +134,7 @@ def test_a_cut_depends_on_seed_epoch_and_image_alone():
     assert not torch.equal(maker(SOURCES[3:4], 1).images[0], whole.images[3])
     other = BatchMaker(cropping, seed=2)(SOURCES, 0)
     assert not torch.equal(other.images[3], whole.images[3])
-    assert len({whole.seed, alone.seed, other.seed, maker(SOURCES, 1).seed}) == 4
+    assert len({whole.mix_seed, alone.mix_seed, other.mix_seed, maker(SOURCES, 1).mix_seed}) == 4
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -195,42 +195,42 @@ class Kept(EncodedImages):
 
 def test_a_view_makes_the_batch_of_its_keys():
     images, maker = Kept(JPEGS), BatchMaker(CROPPINGS[0], seed=3)
-    batch = BatchView(images, maker)[[Key(2, 4), Key(2, 1)]]
+    batch = BatchView(images, maker)[BatchKeys(2, [4, 1])]
     sources = [source(4, JPEGS[4], 4), source(1, JPEGS[1], 1)]
     for ours, expected in zip(batch, maker(sources, 2), strict=True):
         assert torch.equal(ours, expected) if isinstance(ours, torch.Tensor) else ours == expected
     broken = BatchView(Kept([b""]), maker)
     with pytest.raises(InputError, match=r"^image 0: empty file$"):
-        broken[[Key(0, 0)]]
+        broken[BatchKeys(0, [0])]
 
 
 def test_files_need_a_maker(tmp_path):
     files = FileImages(tmp_path, ["a.jpg"], torch.zeros(1).long(), ["a"])
     with pytest.raises(TypeError, match="FileImages cannot be put into batches"):
-        BatchView(files)[[Key(0, 0)]]
+        BatchView(files)[BatchKeys(0, [0])]
 
 
 def test_a_batch_of_a_tensor_is_a_gather():
     images = torch.arange(6 * 3 * 4).to(torch.uint8).view(6, 3, 2, 2)
     view = BatchView(TensorImages(images, torch.arange(6) % 3, "abc"), seed=1)
-    batch = view[[Key(2, 4), Key(2, 1)]]
+    batch = view[BatchKeys(2, [4, 1])]
     assert torch.equal(batch.images, images[[4, 1]])
     assert batch.labels.tolist() == [1, 1]
     assert batch.indices.tolist() == [4, 1]
     assert batch.epoch == 2
-    assert batch.seed != view[[Key(3, 4), Key(3, 1)]].seed
+    assert batch.mix_seed != view[BatchKeys(3, [4, 1])].mix_seed
 
 
 def test_a_workers_batch_is_in_shared_memory_from_the_start():
     view = BatchView(Kept(JPEGS), _Shared(BatchMaker(CROPPINGS[1], seed=3)))
-    keys = [[Key(0, 0), Key(0, 1)], [Key(0, 2), Key(0, 3), Key(0, 4)]]
+    keys = [BatchKeys(0, [0, 1]), BatchKeys(0, [2, 3, 4])]
     loader = DataLoader(view, batch_size=None, sampler=keys, num_workers=1, collate_fn=list)
     for ours, chosen in zip(loader, keys, strict=True):
         assert torch.equal(ours[0], view.make.maker(_sources(chosen), 0).images)
 
 
 def _sources(keys):
-    return [SOURCES[key.image] for key in keys]
+    return [SOURCES[index] for index in keys.images]
 
 
 class _Shared:
@@ -278,8 +278,8 @@ def test_oddities_are_cut_as_pillow_sees_them(tmp_path, name, decoder):
     picture = picture.convert("RGB")
     for cropping in CROPPINGS:
         maker = BatchMaker(cropping, decoder=decoder)
-        batch = BatchView(files, maker)[[Key(0, 0)]]
-        ((_, numbers),) = maker.drawn([source(0, b"")], 0)
+        batch = BatchView(files, maker)[BatchKeys(0, [0])]
+        ((_, numbers),) = maker.draw([source(0, b"")], 0)
         cut = cropping.cut(picture.height, picture.width, numbers)
         expected = cut_out(functional.pil_to_tensor(picture), cut)
         assert batch.images.shape == (1, 3, *SIZE)

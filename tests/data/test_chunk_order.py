@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vgglab.data.chunk_order import ChunkedBatches
-from vgglab.data.sampling import ShardedBatches
 
 
 def batches(
@@ -20,20 +19,20 @@ def batches(
     shuffle: bool = True,
     seed: int = 5,
 ) -> ChunkedBatches:
-    plain = ShardedBatches(
-        len(chunk_of),
+    return ChunkedBatches(
+        chunk_of,
         batch,
+        interleave,
         seed=seed,
         rank=rank,
         world_size=world_size,
         shuffle=shuffle,
         drop_last=shuffle,
     )
-    return ChunkedBatches(plain, chunk_of, interleave)
 
 
 def images(order: ChunkedBatches) -> list[list[int]]:
-    return [[key.image for key in keys] for keys in order]
+    return [keys.images for keys in order]
 
 
 def in_chunks(count: int, size: int) -> Tensor:
@@ -120,7 +119,7 @@ def test_chunks_are_named_once_and_before_their_turn(shuffle: bool, start: int) 
     needed: set[int] = set()
     early = 0
     for number, keys in enumerate(order):
-        here = {int(order.chunk_of[key.image]) for key in keys}
+        here = {int(order.chunk_of[index]) for index in keys.images}
         if number > 0:
             early += sum(chunk in asked for chunk in here - needed)
             assert here - needed <= set(asked)

@@ -30,7 +30,7 @@ def numbers_of(seed, draws):
     return uniforms(seed, 0, torch.tensor([0]), draws)[0].tolist()
 
 
-def torchvisions_box(monkeypatch, height, width, numbers):
+def torchvisions_box(monkeypatch, height, width, numbers, area):
     """What `RandomResizedCrop` makes of the same numbers, asked for in its own order."""
     tries, positions = iter(numbers[:20]), iter(numbers[20:])
 
@@ -41,20 +41,21 @@ def torchvisions_box(monkeypatch, height, width, numbers):
         high, low = (low, 0) if high is None else (high, low)
         return torch.tensor([low + int(next(positions) * (high - low))])
 
-    crop = v2.RandomResizedCrop(224)
+    crop = v2.RandomResizedCrop(224, scale=area)
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "uniform_", uniform_)
         patch.setattr(torch, "randint", randint)
         return crop.make_params([torch.empty(3, height, width)])
 
 
+@pytest.mark.parametrize("area", [(0.08, 1.0), (0.3, 0.6)])
 @pytest.mark.parametrize("size", [(375, 500), (500, 333), (40, 1000), (1000, 40), (3, 2), (1, 1)])
-def test_the_resized_box_is_torchvisions(monkeypatch, size):
-    cropping = RandomResizedCropping((224, 224), 3)
+def test_the_resized_box_is_torchvisions(monkeypatch, size, area):
+    cropping = RandomResizedCropping((224, 224), 3, area)
     for seed in range(60):
         numbers = numbers_of(seed, cropping.draws)
         cut = cropping.cut(*size, numbers)
-        box = torchvisions_box(monkeypatch, *size, numbers)
+        box = torchvisions_box(monkeypatch, *size, numbers, area)
         assert cut[:4] == (box["top"], box["left"], box["height"], box["width"])
         assert cut[4:] == (224, 224, 0, 0, 224, 224)
 

@@ -3,6 +3,7 @@ import torch
 from PIL import Image
 
 from vgglab.data import ImageFolder
+from vgglab.data.cropping import CentreCropping, RandomResizedCropping
 from vgglab.data.decoding import decode
 from vgglab.data.images import FileImages, TensorImages
 from vgglab.errors import InputError
@@ -82,7 +83,9 @@ def test_images_in_memory_equal_the_decoded_files(make_tree, suffix, size):
         for i in range(len(tensors)):
             assert torch.equal(tensors.image(i), paths.image(i))
     assert kept.preprocessing.size == size
-    assert kept.crop is None
+    assert kept.train_crop is None
+    assert files.train_crop == "random_resized"
+    assert isinstance(kept.stored_split("train"), FileImages)
 
 
 def is_in_memory(root, **settings):
@@ -150,6 +153,23 @@ def test_files_are_cropped_to_the_networks_size(make_tree, crop, workers):
         batch = next(iter(loader))
         assert batch.images.shape[1:] == (3, 48, 48)
         assert batch.images.dtype == torch.uint8
+
+
+def test_the_share_of_the_area_reaches_the_crops_of_files(make_tree):
+    data = folder(make_tree(SMALL, size=(70, 90)), image_size=48, crop_area=[0.5, 0.6])
+    data.setup("fit")
+    cropping = data.train_dataloader().dataset.make.cropping
+    assert (type(cropping), cropping.area) == (RandomResizedCropping, (0.5, 0.6))
+    assert isinstance(data.val_dataloader().dataset.make.cropping, CentreCropping)
+
+
+def test_images_in_memory_can_be_cropped_as_files_are(make_tree):
+    data = folder(make_tree(SMALL), crop="random_resized", crop_area=[0.1, 0.2])
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    plain = data.preprocessing.normalize(batch.images)
+    assert not torch.equal(data.network_input(batch, augment=True)[0], plain)
+    assert torch.equal(data.network_input(batch, augment=False)[0], plain)
 
 
 def test_crops_are_random_in_training_alone_and_repeatable(make_tree):

@@ -1,10 +1,12 @@
 import pytest
 import torch
+from tests.data.test_device import Recorder
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vgglab.data import ImageFolder, Synthetic
-from vgglab.data.batches import Batch
-from vgglab.data.device import copied
+from vgglab.data.batches import Batch, BatchView
+from vgglab.data.device import Resident, copy_to
+from vgglab.data.loading import ResumableLoader
 from vgglab.errors import InputError
 
 
@@ -107,7 +109,7 @@ def test_evaluation_resizes_to_the_centre_of_the_training_scale():
 def test_training_images_are_rescaled_or_cropped_and_their_colours_shifted():
     batch = next(iter(prepared().train_dataloader()))
     plain, _ = prepared().network_input(batch, augment=True)
-    for changed in ({"train_scale": 40}, {"random_resized": [0.3, 0.5]}, {"colour_deviation": 0.1}):
+    for changed in ({"train_scale": 40}, {"crop": "random_resized"}, {"colour_deviation": 0.1}):
         images, _ = prepared(**changed).network_input(batch, augment=True)
         assert images.shape == plain.shape
         assert not torch.equal(images, plain)
@@ -119,9 +121,13 @@ def test_training_images_are_rescaled_or_cropped_and_their_colours_shifted():
         ({"train_scale": 30}, "below the network's input of 32"),
         ({"train_scale": [48, 32]}, "smallest comes first"),
         ({"train_scale": 40, "pad": 4}, "one of them"),
-        ({"random_resized": [0.9, 0.3]}, "random_resized.*smallest comes first"),
-        ({"random_resized": [0.3, 1.0], "pad": 4}, "random_resized and data.pad: give one of them"),
-        ({"random_resized": [0.3, 1.0], "train_scale": 40}, "and data.train_scale: give one"),
+        ({"crop": "random_resized", "crop_area": [0.9, 0.3]}, "crop_area.*smallest comes first"),
+        ({"crop_area": [0.3, 1.0]}, "crop_area needs data.crop=random_resized, not null"),
+        ({"crop_area": [0.3, 1.0], "train_scale": 40}, "crop_area needs .*, not random"),
+        ({"crop": "random_resized", "pad": 4}, "crop=random_resized and data.pad: give one"),
+        ({"crop": "none", "pad": 4}, "crop=none and data.pad: give one"),
+        ({"crop": "random_resized", "train_scale": 40}, "train_scale needs data.crop=random, not"),
+        ({"crop": "random"}, "crop=random of images in memory needs data.train_scale"),
         ({"colour_deviation": 0.1, "channels": 1}, "RGB"),
         ({"colour_deviation": 0.1, "colour_axes": "nowhere.json"}, "no such file"),
     ],
@@ -131,13 +137,38 @@ def test_scales_and_colours_that_cannot_be_are_refused(settings, message):
         prepared(**settings)
 
 
+def test_the_share_of_the_area_of_a_crop_is_a_setting():
+    """A crop of nearly all of the image is nearly the image."""
+    batch = next(iter(prepared(noise=0.0).train_dataloader()))
+    plain = prepared().network_input(batch, augment=False)[0]
+
+    def distance(**settings):
+        images, _ = prepared(crop="random_resized", **settings).network_input(batch, augment=True)
+        return (images - plain).abs().mean()
+
+    assert distance(crop_area=[0.99, 1.0]) < distance() / 2
+
+
+def test_a_crop_by_its_name_is_that_of_the_scale():
+    batch = next(iter(prepared().train_dataloader()))
+    named, scaled = prepared(train_scale=40, crop="random"), prepared(train_scale=40)
+    first, second = (data.network_input(batch, augment=True)[0] for data in (named, scaled))
+    assert torch.equal(first, second)
+    uncropped = prepared(crop="none").network_input(batch, augment=True)[0]
+    assert torch.equal(uncropped, prepared().preprocessing.normalize(batch.images))
+
+
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_sets_that_live_on_the_device_give_the_same_batches(world_size):
     # The device is the CPU here; tests/data/test_on_gpu.py does it on a GPU.
     def batches(on_device, split):
-        data = on_rank(world_size - 1, world_size, on_device=on_device, pad=2, flip=True)
+        data = on_rank(world_size - 1, world_size, on_device=True, pad=2, flip=True)
         loader = getattr(data, f"{split}_dataloader")()
-        assert (loader.copier is not None) == on_device
+        assert loader.stream is None  # on a CPU they are there
+        if on_device:
+            place = Resident(loader.dataset.images, torch.device("cpu"))
+            view = BatchView(place.without_pixels, seed=data.seed)
+            loader = ResumableLoader(view, loader.sampler, stream=Recorder(place))
         return [
             (loader.indices, batch.indices.tolist(), *data.on_after_batch_transfer(batch, 0))
             for batch in loader
@@ -148,13 +179,6 @@ def test_sets_that_live_on_the_device_give_the_same_batches(world_size):
             assert there[:2] == here[:2]
             assert torch.equal(there[2], here[2])
             assert torch.equal(there[3], here[3])
-
-
-def test_a_set_is_copied_to_the_device_once_a_process():
-    data = on_rank(0, 1, on_device=True)
-    first, second = data.train_dataloader(), data.train_dataloader()
-    assert first.copier.begin.images is second.copier.begin.images
-    assert first.copier.begin.images is data.sets["train"].images  # which are on this device
 
 
 def test_a_gpus_decoder_needs_a_gpu(make_tree):
@@ -186,7 +210,7 @@ class NoCopies(TorchDispatchMode):
     [
         {"pad": 4},
         {"train_scale": [32, 48]},
-        {"random_resized": [0.25, 1.0]},
+        {"crop": "random_resized", "crop_area": [0.25, 1.0]},
         {"colour_deviation": 0.1},
         {"mixup_alpha": 0.4},
         {"cutmix_alpha": 1.0},
@@ -198,7 +222,7 @@ class NoCopies(TorchDispatchMode):
 def test_nothing_on_the_way_to_the_network_waits_for_the_device(changes):
     # A tensor on `meta` has no numbers: whatever asks for one, or chooses by them, fails.
     data = prepared(flip=True, **changes)
-    batch = copied(next(iter(data.train_dataloader())), torch.device("meta"))
+    batch = copy_to(next(iter(data.train_dataloader())), torch.device("meta"))
     data.network_input(batch, augment=data.augment)  # which makes the constants that stay there
     with NoCopies():
         images, labels = data.network_input(batch, augment=data.augment)

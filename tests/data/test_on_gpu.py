@@ -13,7 +13,7 @@ from vgglab.data.augmentation import (
     resized_crop_flip,
 )
 from vgglab.data.batches import BatchView
-from vgglab.data.device import Residents, copied, copier_to
+from vgglab.data.device import Residents, SideStream, copy_to
 from vgglab.data.images import TensorImages
 from vgglab.data.loading import ResumableLoader
 from vgglab.data.sampling import ShardedBatches, uniforms
@@ -46,13 +46,13 @@ def large_images():
     return TensorImages(pixels, torch.arange(64), [str(i) for i in range(64)])
 
 
-def loader(images, copier, workers=0):
+def loader(images, stream, workers=0):
     return ResumableLoader(
         BatchView(images),
         ShardedBatches(len(images), 8, seed=1, shuffle=True),
-        copier=copier,
+        stream=stream,
         num_workers=workers,
-        pin_memory=copier is not None,
+        pin_memory=stream is not None,
     )
 
 
@@ -60,11 +60,11 @@ def loader(images, copier, workers=0):
 @pytest.mark.parametrize("resident", [False, True])
 def test_batches_arrive_whole_while_the_gpu_is_busy(workers, resident):
     images = large_images()
-    place, source = partial(copied, device=GPU), images
+    place, source = partial(copy_to, device=GPU), images
     if resident:
         place = Residents("auto").copy_of(images, GPU)
-        source = place.elsewhere
-    there = loader(source, copier_to(GPU, place), workers)
+        source = place.without_pixels
+    there = loader(source, SideStream(GPU, place), workers)
     plain = loader(images, None)
     for epoch in range(3):
         there.sampler.set_epoch(epoch)
@@ -82,18 +82,18 @@ def test_batches_arrive_whole_while_the_gpu_is_busy(workers, resident):
 
 
 def test_a_copy_does_not_wait_for_the_step_before_it():
-    copier = copier_to(GPU, partial(copied, device=GPU))
+    stream = SideStream(GPU, partial(copy_to, device=GPU))
     batch = next(iter(loader(large_images(), None)))
     batch = batch._replace(
         images=batch.images.pin_memory(),
         labels=batch.labels.pin_memory(),
         indices=batch.indices.pin_memory(),
     )
-    copier.finish(copier.begin(batch))  # the first one sets things up
+    stream.finish(stream.begin(batch))  # the first one sets things up
     torch.cuda.synchronize()
     torch.cuda._sleep(1_000_000_000)  # half a second
     step = torch.cuda.current_stream(GPU).record_event()
-    _, arrived = copier.begin(batch)
+    _, arrived = stream.begin(batch)
     arrived.synchronize()
     assert not step.query()
     torch.cuda.synchronize()
@@ -137,7 +137,7 @@ def test_augmentation_on_the_gpu_equals_that_on_the_cpu():
     [
         {"pad": 4, "colour_deviation": 0.1},
         {"train_scale": [32, 48]},
-        {"random_resized": [0.25, 1.0]},
+        {"crop": "random_resized", "crop_area": [0.25, 1.0]},
         {"mixup_alpha": 0.4, "cutmix_alpha": 1.0},
     ],
     ids=str,

@@ -83,12 +83,10 @@ def test_the_ranks_share_out_each_global_batch_of_the_single_process_order(size,
     shards = [batches(rank, world, drop_last=True) for rank in range(world)]
     assert all(len(shard) == len(single) == size // (world * per) for shard in shards)
     for i, whole in enumerate(single):
-        assert all(len(shard[i]) == per for shard in shards)
-        interleaved = [
-            key for keys in zip(*(shard[i] for shard in shards), strict=True) for key in keys
-        ]
-        assert interleaved == whole
-    seen = [key.image for batch in batches(0, 1, drop_last=False) for key in batch]
+        assert all(len(shard[i].images) == per for shard in shards)
+        parts = zip(*(shard[i].images for shard in shards), strict=True)
+        assert [image for images in parts for image in images] == whole.images
+    seen = [image for keys in batches(0, 1, drop_last=False) for image in keys.images]
     assert sorted(seen) == list(range(size))
 
 
@@ -98,10 +96,10 @@ def test_evaluation_counts_every_image_once_without_padding(size, world, per):
     seen = []
     for rank in range(world):
         batches = ShardedBatches(size, world * per, rank=rank, world_size=world)
-        drawn = list(batches)
+        drawn = [keys.images for keys in batches]
         assert len(drawn) == len(batches)
         assert all(drawn)
-        seen += [key.image for batch in drawn for key in batch]
+        seen += [image for images in drawn for image in images]
     assert sorted(seen) == list(range(size))
 
 
@@ -109,7 +107,7 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     def order(seed, epoch):
         batches = ShardedBatches(50, 10, seed=seed, shuffle=True)
         batches.set_epoch(epoch)
-        return [key.image for batch in batches for key in batch]
+        return [image for keys in batches for image in keys.images]
 
     assert order(0, 1) == order(0, 1)
     assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9

@@ -15,7 +15,6 @@ from litdata import StreamingDataset
 from PIL import Image
 from torchvision.transforms.v2.functional import resize
 
-from vgglab.data import sharding
 from vgglab.data.decoding import decode, decode_bytes
 from vgglab.data.digits import Digits
 from vgglab.data.folder import ImageFolder
@@ -173,6 +172,19 @@ def test_a_run_s_own_splits_are_not_written(photos, tmp_path):
     data = ImageFolder(root=str(photos), validation="split", in_memory=True)
     assert [w.images for w in write(data, tmp_path / "out")] == [42, 6]
     assert data.validation == "split"
+
+
+def test_shards_of_shards_have_the_same_splits_and_files(photos, tmp_path):
+    """`val`, which is a run's test set, does not become one."""
+    write(photos, tmp_path / "out")
+    stream = ImageStream(uri=str(tmp_path / "out"), validation="split")
+    assert [(w.split, w.images) for w in write(stream, tmp_path / "again")] == [
+        ("train", 42),
+        ("val", 6),
+    ]
+    for split in ("train", "val"):
+        first, second = (samples(tmp_path / name / split) for name in ("out", "again"))
+        assert first == second
 
 
 def test_chunks_mix_the_classes(photos, tmp_path):
@@ -436,6 +448,6 @@ def test_two_at_once_are_refused(photos, tmp_path):
 
 
 def test_litdata_missing_is_told(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(sharding.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("vgglab.extras.find_spec", lambda name: None)
     with pytest.raises(InputError, match="uv sync --extra stream"):
         write(photos, tmp_path / "out")

@@ -14,7 +14,8 @@ from botocore import UNSIGNED
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 
 from vgglab.data.chunk_cache import Chunk, ChunkCache
-from vgglab.data.storage import MissingFileError, Storage
+from vgglab.data.storage import Storage
+from vgglab.data.storage_errors import MissingFileError
 from vgglab.errors import InputError
 
 DOWN = EndpointConnectionError(endpoint_url="http://server")
@@ -110,9 +111,20 @@ def test_what_waiting_does_not_mend_ends_at_once(folder: Path, error: Exception,
 def test_a_file_that_should_be_there_is_waited_for_a_little(folder: Path) -> None:
     bucket = Bucket(folder, DOWN, answer(404), answer(404))
     target = folder / "copy"
-    storage(bucket).download("file", target, time.monotonic() + 60)
+    storage(bucket).download("file", target, 7, time.monotonic() + 60)
     assert target.read_bytes() == b"content"  # and nothing of the halves before
     assert sorted(file.name for file in folder.iterdir()) == ["copy", "file"]
+
+
+def test_a_file_that_is_larger_than_it_may_be_is_refused(folder: Path) -> None:
+    target = folder / "copy"
+    with pytest.raises(InputError, match="s3://bucket/set/file: larger than the 6 bytes"):
+        storage(Bucket(folder)).download("file", target, 6, time.monotonic() + 60)
+    with pytest.raises(InputError, match="s3://bucket/set/file: larger than the 6 bytes"):
+        storage(Bucket(folder)).read("file", most=6)
+    with pytest.raises(InputError, match="remote/file: larger than the 6 bytes"):
+        Storage(str(folder)).read("file", most=6)
+    assert [file.name for file in folder.iterdir()] == ["file"]
 
 
 def test_one_process_of_a_node_speaks(
@@ -254,6 +266,22 @@ def test_chunks_are_fetched_ahead_by_threads_that_a_pickled_cache_leaves_behind(
     assert copy._ahead is None
     for chunk in (7, 8, 9):
         chunks.cache.file(chunk)
+
+
+def test_what_is_fetched_slowly_is_not_taken_for_a_leftover(tmp_path: Path) -> None:
+    chunks = Chunks(tmp_path, room=2)
+    part = chunks.folder / "chunk-0.bin.part"
+
+    def slow(address: str, stream: BinaryIO) -> None:
+        stream.write(bytes(100))
+        if "chunk-0" in address:
+            os.utime(part, (1, 1))  # it has not grown for long
+            for other in (1, 2, 3):
+                chunks.cache.file(other)
+
+    chunks.bucket.download_fileobj = slow  # type: ignore[method-assign]
+    assert chunks.cache.file(0).read_bytes() == bytes(100)
+    assert chunks.held() == {0, 3}
 
 
 def test_what_is_being_fetched_has_its_room(tmp_path: Path) -> None:

@@ -40,7 +40,15 @@ def stream(uri: object, **settings: Any) -> ImageStream:
 def batches(data: ImageStream, epoch: int = 0) -> list[Batch]:
     loader = data.train_dataloader()
     loader.sampler.set_epoch(epoch)
-    return list(loader)
+    found = list(loader)
+    end(loader)
+    return found
+
+
+def end(loader: Any) -> None:
+    """End its workers now: the garbage collector would wait 5 s for each."""
+    if loader._iterator is not None:
+        loader._iterator._shutdown_workers()
 
 
 def equal(first: list[Batch], second: list[Batch]) -> bool:
@@ -102,11 +110,12 @@ def test_it_goes_on_where_it_stopped(shards: Path, workers: int) -> None:
     run = iter(loader)
     assert equal(list(islice(run, 2)), whole[:2])
     state = loader.state_dict()
-    del run
+    end(loader)
     resumed = data.train_dataloader()
     resumed.load_state_dict(json.loads(json.dumps(state)))
     assert equal(list(resumed), whole[2:])
     assert resumed.state_dict()["batches"] == len(whole) == len(resumed)
+    end(resumed)
 
 
 def test_a_broken_image_is_named_or_skipped(shards: Path, tmp_path: Path) -> None:
@@ -136,15 +145,15 @@ def _change(file: Path, **values: Any) -> None:
         (lambda f: shutil.rmtree(f), "no shards in it.*scripts/shard_dataset.py"),
         (lambda f: (f / "vgglab.json").unlink(), "no shards in it.*train/vgglab.json: no such"),
         (lambda f: _cut(f / "vgglab.json"), "train/vgglab.json: damaged"),
-        (lambda f: _change(f / "vgglab.json", version=2), "vgglab.json: damaged .version 2"),
-        (lambda f: _change(f / "vgglab.json", classes=7), "vgglab.json: damaged .classes"),
+        (lambda f: _change(f / "vgglab.json", version=2), "vgglab.json: damaged, .*version"),
+        (lambda f: _change(f / "vgglab.json", classes=7), "vgglab.json: damaged, .*classes"),
         (lambda f: _change(f / "vgglab.json", count=9), "53 images, but vgglab.json says 9"),
         (lambda f: _change(f / "vgglab.json", classes=["a"]), "label 3 lies outside the 1 classes"),
         (lambda f: (f / "index.json").unlink(), "train/index.json: no such file"),
         (lambda f: (f / "index.json").write_text("{}"), "train/index.json: damaged"),
         (lambda f: _cut(f / "labels.npy"), "train/labels.npy: damaged"),
-        (lambda f: np.save(f / "labels.npy", np.zeros(TRAIN)), "labels.npy: damaged .float64"),
-        (lambda f: np.save(f / "order.npy", np.zeros(TRAIN, int)), "order.npy: damaged .*twice"),
+        (lambda f: np.save(f / "labels.npy", np.zeros(TRAIN)), "labels.npy: damaged, .*float64"),
+        (lambda f: np.save(f / "order.npy", np.zeros(TRAIN, int)), "order.npy: damaged, .*twice"),
         (lambda f: (f / "names.txt").write_text("a\n"), "names.txt: damaged"),
         (lambda f: _cut(f / "chunk-0-2.bin"), "chunk-0-2.bin: .* bytes, but its index says"),
         (lambda f: (f / "chunk-0-2.bin").unlink(), "chunk-0-2.bin: No such file"),
@@ -201,11 +210,13 @@ def test_a_server_that_dies_and_comes_back_loses_no_image(
     server: S3Server, shards: Path, remote: dict[str, Any]
 ) -> None:
     data = stream(**remote, num_workers=2, interleave=1, retry_seconds=120)
-    run = iter(data.train_dataloader())
+    loader = data.train_dataloader()
+    run = iter(loader)
     seen = [next(run)]
     server.kill()
     for chunk in Path(remote["cache_dir"]).glob("vgglab/*/*/*.bin"):
         chunk.unlink()  # or all is there already
     server.start()
     seen += run
+    end(loader)
     assert equal(seen, batches(stream(shards, interleave=1)))

@@ -71,6 +71,8 @@ def test_croppings_take_their_sizes_from_the_preprocessing():
     plain = Preprocessing((0.5,) * 3, (0.5,) * 3, (16, 12), 24)
     assert plain.cropping("none") == CentreCropping((16, 12), 3, 24)
     assert plain.cropping("random_resized") == RandomResizedCropping((16, 12), 3)
+    halves = plain.cropping("random_resized", (0.5, 1.0))
+    assert halves == RandomResizedCropping((16, 12), 3, (0.5, 1.0))
     assert plain.cropping("random") == RandomCropping((16, 12), 3, (24, 24))
     jittered = replace(plain, train_scale=(20, 28))
     assert jittered.cropping("random") == RandomCropping((16, 12), 3, (20, 28))

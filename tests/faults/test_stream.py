@@ -72,6 +72,10 @@ def wait_for(what: Callable[[], bool], process: "subprocess.Popen[str]") -> None
         time.sleep(0.05)
 
 
+def age(file: Path) -> int:
+    return file.stat().st_mtime_ns if file.exists() else 0  # it may be replaced just now
+
+
 def weights(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     return found["state_dict"]
@@ -99,9 +103,9 @@ def test_a_disturbed_run_from_s3_ends_as_one_from_the_folder(
     server.kill()
     time.sleep(5)
     assert process.poll() is None
-    then = last.stat().st_mtime_ns
+    then = age(last)
     server.start()
-    wait_for(lambda: last.stat().st_mtime_ns != then, process)
+    wait_for(lambda: age(last) > then, process)
     time.sleep(0.3)
     process.send_signal(signal.SIGTERM)
     assert process.wait(_SECONDS) == 75

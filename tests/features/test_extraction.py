@@ -27,7 +27,7 @@ from vgglab.evaluation.trained import Trained
 from vgglab.features import extraction, files
 from vgglab.features.files import create_features, read_features
 from vgglab.networks import VGG, build_vgg, to_dense
-from vgglab.reporting.skipped import read_skipped
+from vgglab.reporting.record import read_skipped
 
 INPUT = Preprocessing((0.4, 0.5, 0.6), (0.2, 0.3, 0.4), (14, 14), 16)
 SIZES = ((20, 30), (30, 20), (20, 20), (25, 18), (20, 30))  # width, height

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.reporting.pages import Page
-from vgglab.reporting.skipped import read_skipped, skipped_row, skipped_section, write_skipped
+from vgglab.reporting.record import read_skipped
+from vgglab.reporting.skipped import skipped_row, skipped_section, write_skipped
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_move(
     saving = f"callbacks.last_checkpoint.save_on_exception={on_exception}"
     order = ShardedBatches(48, 8, seed=0, shuffle=True, drop_last=True)
     order.set_epoch(1)
-    indices = [key.image for key in list(order)[2]]
+    indices = list(order)[2].images
     shown = ", ".join(map(str, indices[:4]))
     with pytest.raises(NonFiniteError) as caught:
         train(job(composed, *common, f"+{saving}", run_dir=tmp_path / "run"))
@@ -405,7 +405,7 @@ def test_two_processes_stop_together_and_tell_whose_batch_it_was(
     (path,) = (tmp_path / "run/nonfinite").iterdir()
     bad = torch.load(path, weights_only=True)["nonfinite"]
     order = ShardedBatches(48, 8, seed=0, rank=rank, world_size=2, shuffle=True, drop_last=True)
-    assert bad["indices"] == [key.image for key in list(order)[3]]
+    assert bad["indices"] == list(order)[3].images
     assert f"training images {', '.join(map(str, bad['indices']))};" in lines[0]
     assert saved(tmp_path / "run")["global_step"] == 3
 

@@ -74,7 +74,7 @@ def test_seed_zero_is_a_seed(composed: Compose, tmp_path: Path) -> None:
 RESUMED = {
     "dropout and augmentation": ("model.dropout=0.5", "data.pad=2", "data.flip=true"),
     "workers": ("data.num_workers=2", "data.pad=2"),
-    "one batch ahead": ("data.on_device=true", "data.random_resized=[0.5,1.0]"),
+    "one batch ahead": ("data.on_device=true", "data.crop=random_resized"),
     "batch norm and mixing": ("model=vgg11_bn", "data.mixup_alpha=0.4", "data.cutmix_alpha=1"),
     "moving average": ("callbacks=[default,ema]", "callbacks.ema.decay=0.9"),
     "plateau": ("scheduler=plateau", "scheduler.patience=0", "scheduler.threshold=0.5"),

@@ -13,10 +13,13 @@ from torch import Tensor, nn, zeros
 
 from tests.conftest import TINY, Compose, Script
 from tests.training.runs import assert_same_end, train_and_kill
+from vgglab.cluster.preemption import Preemption
 from vgglab.config.schema import TrainConfig, parse
 from vgglab.errors import InputError
-from vgglab.reporting.skipped import read_skipped, write_skipped
+from vgglab.reporting.record import read_skipped
+from vgglab.reporting.skipped import write_skipped
 from vgglab.training import skipped
+from vgglab.training.assembly import build_trainer
 from vgglab.training.run import train
 from vgglab.training.skipped import SkippedImages
 
@@ -44,6 +47,16 @@ def batch(size: int) -> tuple[Tensor, Tensor]:
 
 def content(run_dir: Path) -> Any:
     return json.loads((run_dir / "skipped.json").read_text())
+
+
+def test_what_skips_has_a_report_whoever_said_so(composed: Compose, tmp_path: Path) -> None:
+    """`on_error` may be a source's own, and stand nowhere in the configuration."""
+    job = parse(composed("train", *TINY, run_dir=tmp_path), TrainConfig)
+    data = job.data.build("data")
+    for on_error in ("raise", "skip"):
+        data.on_error = on_error
+        callbacks = build_trainer(job, data, None, Preemption()).callbacks  # type: ignore[attr-defined]
+        assert any(isinstance(c, SkippedImages) for c in callbacks) == (on_error == "skip")
 
 
 def test_every_image_is_counted_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,7 @@ The images are in memory and everything runs in this process, all ways in turn, 
 the machine's speed meets them all. What is timed is `BatchMaker`, which training runs.
 """
 
+import math
 import os
 import statistics
 import time
@@ -21,12 +22,12 @@ from torch import Tensor
 from torchvision import transforms
 
 from vgglab.benchmarks.clock import one_thread
-from vgglab.benchmarks.reference import Transform, file_crop, opened
+from vgglab.benchmarks.loading.reference import Transform, file_crop, open_image
 from vgglab.benchmarks.spread import measured_table, with_spread
 from vgglab.config.benchmark_jobs import DecodingBenchmark
 from vgglab.data.batches import Batch, BatchMaker, Source
 from vgglab.data.cropping import Cut, TrainCrop
-from vgglab.data.decoding import Decoder, header_size, read_file
+from vgglab.data.decoding import CpuDecoder, image_size, read_file
 from vgglab.data.finding import find_images
 from vgglab.data.recipe import Recipe
 from vgglab.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -124,7 +125,6 @@ def measure_decoding(job: DecodingBenchmark) -> DecodingSpeed:
     files = [files[i * len(files) // count] for i in range(count)]
     names = [str(file) for file in files]
     original = [read_file(file) for file in files]
-    sizes = [header_size(data, name) for data, name in zip(original, names, strict=True)]
     recipe = Recipe(_SCALE, _QUALITY)  # as scripts/shard_dataset.py
     encoded = {
         "original": original,
@@ -148,7 +148,7 @@ def measure_decoding(job: DecodingBenchmark) -> DecodingSpeed:
     }
     return DecodingSpeed(
         images=count,
-        megapixels=statistics.mean(height * width for height, width in sizes) / 1e6,
+        megapixels=statistics.mean(math.prod(image_size(file)) for file in files) / 1e6,
         kilobytes={k: statistics.mean(map(len, of)) / 1e3 for k, of in encoded.items()},
         ways=[
             Way(
@@ -191,7 +191,7 @@ def _round(runs: Sequence[_Run], count: int, turn: int) -> list[float]:
 
 
 def _runs(encoded: dict[str, list[bytes]], names: Sequence[str], seed: int) -> Iterator[_Run]:
-    decoders: list[Decoder] = ["torchvision"]
+    decoders: list[CpuDecoder] = ["torchvision"]
     if find_spec("simplejpeg") is not None:
         decoders.append("simplejpeg")
     preprocessing = Preprocessing(IMAGENET_MEAN, IMAGENET_STD, _SIZE, _SCALE, (_SCALE, _SCALE))
@@ -215,7 +215,7 @@ def _runs(encoded: dict[str, list[bytes]], names: Sequence[str], seed: int) -> I
 def _make_reference(
     data: Sequence[bytes], transform: Transform, which: slice, epoch: int
 ) -> Tensor:
-    return torch.stack([transform(opened(content)) for content in data[which]])
+    return torch.stack([transform(open_image(content)) for content in data[which]])
 
 
 def _make(maker: BatchMaker, sources: Sequence[Source], which: slice, epoch: int) -> Batch:
@@ -226,8 +226,8 @@ def difference(maker: BatchMaker, sources: Sequence[Source]) -> float:
     """Mean over all pixels of a batch from what Pillow makes of the same cuts, grey levels."""
     images = maker(sources, 0).images
     differences = []
-    for image, (source, numbers) in zip(images, maker.drawn(sources, 0), strict=True):
-        picture = ImageOps.exif_transpose(opened(source.read()))
+    for image, (source, numbers) in zip(images, maker.draw(sources, 0), strict=True):
+        picture = ImageOps.exif_transpose(open_image(source.read()))
         cut = maker.cropping.cut(picture.height, picture.width, numbers)
         differences.append((image.float() - cut_by_pillow(picture, cut).float()).abs().mean())
     return float(torch.stack(differences).mean())

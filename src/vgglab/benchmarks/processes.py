@@ -92,8 +92,10 @@ def measure_processes(job: ProcessesBenchmark) -> Scaling:
     """Time training steps of one process and of several.
 
     Raises:
-        InputError: there are fewer cores than processes.
+        InputError: there are fewer cores than processes, or no way to pin processes to them.
     """
+    if not hasattr(os, "sched_setaffinity"):
+        raise InputError("target=processes pins processes to cores, as only Linux offers")
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < job.processes:
         raise InputError(f"processes={job.processes}, but there are {len(cores)} cores to pin to")

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from vgglab.ranks import process_rank
 from vgglab.streams import outlive_readers
 
 BAD_INPUT = 2  # the exit code
+STOPPED = 128 + signal.SIGINT  # as shells tell that Ctrl-C ended a program
 SWEEP = "multirun.yaml"  # Hydra writes it before the first job of a --multirun
 
 # Hydra users know this variable: with it they see the whole traceback. Read here, because
@@ -35,6 +37,7 @@ def readable_errors(*, outlives_output: bool = False) -> Iterator[None]:
 
     A script uses it twice: around `main()`, for what Hydra refuses, and inside `main`, for what
     comes later; there it also removes the run folder if nothing has been written into it.
+    Ctrl-C is no bug either.
     It also puts the guard against strangers' configuration files in place.
 
     Args:
@@ -67,6 +70,11 @@ def readable_errors(*, outlives_output: bool = False) -> Iterator[None]:
             line = f"process {rank}: {line}"
         print(f"error: {line}", file=sys.stderr)
         sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        if FULL_TRACEBACK:
+            raise
+        print("stopped", file=sys.stderr)
+        sys.exit(STOPPED)
     finally:
         with suppress(OSError):  # of a full disk the line above has told
             sys.stdout.flush()  # Python's own, at its exit, would speak of a reader that is gone

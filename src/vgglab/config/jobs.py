@@ -245,8 +245,6 @@ class ShardDatasetConfig(Job):
     shortest_side: PositiveInt | None
     quality: Annotated[int, Field(ge=1, le=100)]
     chunk_megabytes: Annotated[int, Field(ge=1, le=1000)]  # litdata's offsets have 32 bits
-    num_workers: NonNegativeInt | None
-    on_error: Literal["raise", "skip"]
     seed: NonNegativeInt
 
     @field_validator("output")

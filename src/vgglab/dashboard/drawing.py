@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vgglab.cluster.strategies import Sharded
 from vgglab.data import ImageDataModule
-from vgglab.errors import InputError
+from vgglab.errors import BrokenImageError, InputError
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +30,6 @@ def dispensable(tag: str) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - networks and images bring about anything
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         log.warning("no %s in TensorBoard: %s", tag, reason)
-
-
-def datamodule(trainer: Trainer) -> ImageDataModule:
-    """The run's data."""
-    data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-    return data
 
 
 class Examples(NamedTuple):
@@ -72,7 +66,7 @@ def _first_of(data: ImageDataModule, label: Tensor) -> Tensor | None:
     for index in (images.labels == label).nonzero()[:, 0].tolist():
         try:
             return data.preprocessing.fit(images.image(index))
-        except InputError:
+        except BrokenImageError:
             if data.on_error == "raise":
                 raise
     return None

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vgglab.dashboard.drawing import datamodule
+from vgglab.data.attached import datamodule
 from vgglab.networks import layer_names
 from vgglab.networks.vgg import VGG
 from vgglab.reporting.tensorboard import boards

@@ -11,8 +11,9 @@ from annotated_types import Ge, Le
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from vgglab.dashboard.drawing import datamodule, dispensable, is_due, step_of
+from vgglab.dashboard.drawing import dispensable, is_due, step_of
 from vgglab.dashboard.tiles import Line, answer_line, captioned, show
+from vgglab.data.attached import datamodule
 from vgglab.files import replace_file
 from vgglab.reporting.pixels import png, thumbnail
 from vgglab.reporting.record import Mistake, Mistakes

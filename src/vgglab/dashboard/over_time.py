@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from vgglab.config.errors import did_you_mean
 from vgglab.dashboard.drawing import (
     Examples,
-    datamodule,
     dispensable,
     examples,
     is_due,
@@ -21,6 +20,7 @@ from vgglab.dashboard.drawing import (
     whole_network,
 )
 from vgglab.dashboard.tiles import Line, answer_line, captioned, show
+from vgglab.data.attached import datamodule
 from vgglab.errors import InputError
 from vgglab.networks import VGG, extract, layer_names
 from vgglab.networks.attribution import grad_cam, heat_layer

@@ -10,9 +10,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from vgglab.dashboard.drawing import datamodule, dispensable, examples, step_of, whole_network
+from vgglab.dashboard.drawing import dispensable, examples, step_of, whole_network
 from vgglab.dashboard.tiles import Line, captioned, show
 from vgglab.data import ImageDataModule
+from vgglab.data.attached import datamodule
 from vgglab.files import replace_file
 from vgglab.networks import receptive_field
 from vgglab.networks.effective_field import Box, central_box

@@ -8,7 +8,8 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric
 
-from vgglab.dashboard.drawing import datamodule, is_due, step_of
+from vgglab.dashboard.drawing import is_due, step_of
+from vgglab.data.attached import datamodule
 from vgglab.reporting.tensorboard import boards
 
 # TensorBoard takes at most 127, and takes them to be evenly spaced from 0 to 1.

@@ -16,7 +16,8 @@ from torch.distributed import all_gather_object
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torchvision.utils import make_grid
 
-from vgglab.dashboard.drawing import datamodule, dispensable
+from vgglab.dashboard.drawing import dispensable
+from vgglab.data.attached import datamodule
 from vgglab.files import replace_file
 from vgglab.reporting.pixels import png, thumbnail
 from vgglab.reporting.tensorboard import boards

@@ -92,7 +92,8 @@ def resized_crop_flip(
     """torchvision's RandomResizedCrop to the images' own size for a batch, and mirrored.
 
     No box is larger than the image, so it is only ever enlarged and needs no antialiasing. One
-    sampling for the whole batch, on whatever device it is.
+    sampling for the whole batch, on whatever device it is; of files, which differ in size,
+    `cropping.RandomResizedCropping` draws each box by itself.
 
     Args:
         images: (N, C, H, W) uint8.

@@ -4,25 +4,25 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from vgglab.data.cropping import Cropping, Cut
-from vgglab.data.decoding import Decoder, checked_jpeg, decode_bytes
+from vgglab.data.decoding import CpuDecoder, checked_jpeg, decode_bytes
 from vgglab.data.headers import JPEG
 from vgglab.data.images import EncodedImages, ImageSet, TensorImages
 from vgglab.data.resampling import write_cut
-from vgglab.data.sampling import Key, derive_seed, uniforms
+from vgglab.data.sampling import BatchKeys, derive_seed, uniforms
 from vgglab.data.transforms import with_channels
 from vgglab.data.turbo import decode_reduced
-from vgglab.errors import InputError
+from vgglab.errors import BrokenImageError, InputError
 
 OnError = Literal["raise", "skip"]
 
-_STREAM = 0xC12  # keeps the draws of the crop apart from those of mirror and colour
+_CROP_STREAM = 0xC12  # keeps the draws of the crop apart from those of mirror and colour
 
 
 class Batch(NamedTuple):
@@ -35,8 +35,8 @@ class Batch(NamedTuple):
     indices: Tensor
     """(N,) int64, indices in the set."""
     epoch: int
-    seed: int
-    """Of what is drawn for the batch as a whole; from its epoch and images."""
+    mix_seed: int
+    """Of what is drawn for the batch as a whole, MixUp and CutMix; from its epoch and images."""
     skipped: tuple[str, ...] = ()
     """One line for each image that could not be read."""
 
@@ -51,7 +51,7 @@ class Source:
     name: str
     """For messages."""
     read: Callable[[], bytes]
-    """Gives the content of an image file; raises InputError, which names the image."""
+    """Gives the content of an image file; raises as `EncodedImages.read`."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class BatchMaker:
 
     cropping: Cropping
     seed: int = 0
-    decoder: Decoder = "torchvision"
+    decoder: CpuDecoder = "torchvision"
     on_error: OnError = "raise"
     """`skip`: in training an image that cannot be read is replaced by the good one before it in the
     batch (or the first one), so that shapes stay; in evaluation it is left out."""
@@ -78,29 +78,29 @@ class BatchMaker:
         """
         images = empty_batch(len(sources), self.cropping.channels, self.cropping.size)
         broken: dict[int, str] = {}
-        for slot, (source, numbers) in enumerate(self.drawn(sources, epoch)):
+        for slot, (source, numbers) in enumerate(self.draw(sources, epoch)):
             try:
-                self._fill(images[slot : slot + 1], source, numbers)
-            except InputError as error:
+                self.fill(images[slot : slot + 1], source, numbers)
+            except BrokenImageError as error:
                 if self.on_error == "raise":
                     raise
                 broken[slot] = str(error)
-        batch = labelled(images, sources, epoch, self.seed, tuple(broken.values()))
-        return repaired(batch, list(broken), self.training)
+        batch = label(images, sources, epoch, self.seed, tuple(broken.values()))
+        return replace_broken(batch, list(broken), self.training)
 
-    def drawn(self, sources: Sequence[Source], epoch: int) -> list[tuple[Source, list[float]]]:
+    def draw(self, sources: Sequence[Source], epoch: int) -> list[tuple[Source, list[float]]]:
         """Each source with the random numbers of its cut."""
         indices = torch.tensor([source.index for source in sources], dtype=torch.int64)
-        seed = derive_seed(self.seed, _STREAM)
+        seed = derive_seed(self.seed, _CROP_STREAM)
         numbers = uniforms(seed, epoch, indices, self.cropping.draws)
         return list(zip(sources, numbers.tolist(), strict=True))
 
-    def _fill(self, place: Tensor, source: Source, numbers: Sequence[float]) -> None:
+    def fill(self, place: Tensor, source: Source, numbers: Sequence[float]) -> None:
         """Decode and cut one image into `place`, (1, C, H, W)."""
-        image, cut = self.opened(source, numbers)
+        image, cut = self.decode(source, numbers)
         write_cut(image[None], cut, place)
 
-    def opened(self, source: Source, numbers: Sequence[float]) -> tuple[Tensor, Cut]:
+    def decode(self, source: Source, numbers: Sequence[float]) -> tuple[Tensor, Cut]:
         """One image, (C, H, W) uint8, perhaps decoded at a reduced size, and its cut."""
         data, cropping = source.read(), self.cropping
         image, factor = None, 1
@@ -117,23 +117,25 @@ class BatchMaker:
 
 
 @dataclass
-class BatchView(Dataset[Batch]):
-    """An image set as a loader sees it: a list of keys in, a batch out."""
+class BatchView(Dataset[Any]):
+    """An image set as a loader sees it: keys in, a batch out."""
 
     images: ImageSet
-    make: Callable[[Sequence[Source], int], Batch] | None = None
-    """Makes the batches of `EncodedImages`, see `BatchMaker`; images in one tensor need none."""
+    make: Callable[[Sequence[Source], int], Any] | None = None
+    """Makes the batches of `EncodedImages`: a `BatchMaker`, or an `EncodedBatchMaker`, whose
+    batches the device decodes. Images in one tensor need none."""
     seed: int = 0
     """Of what is drawn for a batch as a whole, where no `make` does it."""
 
-    def __getitem__(self, keys: list[Key]) -> Batch:
-        images, epoch = self.images, keys[0].epoch
+    def __getitem__(self, keys: BatchKeys) -> Any:
+        images, epoch = self.images, keys.epoch
+        images.prepare(keys)
         if isinstance(images, EncodedImages) and self.make is not None:
-            return self.make([_source(images, key.image) for key in keys], epoch)
+            return self.make([_source(images, index) for index in keys.images], epoch)
         if not isinstance(images, TensorImages):
             raise TypeError(f"{type(images).__name__} cannot be put into batches without `make`")
-        indices = torch.tensor([key.image for key in keys])
-        seed = _batch_seed(self.seed, epoch, indices)
+        indices = torch.tensor(keys.images)
+        seed = _mix_seed(self.seed, epoch, indices)
         pixels = images.images.index_select(0, indices)  # 15 times as fast as images[indices]
         return Batch(pixels, images.labels[indices], indices, epoch, seed)
 
@@ -142,20 +144,20 @@ def _source(images: EncodedImages, index: int) -> Source:
     return Source(index, int(images.labels[index]), images.name(index), partial(images.read, index))
 
 
-def _batch_seed(seed: int, epoch: int, indices: Tensor) -> int:
+def _mix_seed(seed: int, epoch: int, indices: Tensor) -> int:
     return derive_seed(seed, epoch, *indices[:2].tolist())
 
 
-def labelled(
+def label(
     images: Tensor, sources: Sequence[Source], epoch: int, seed: int, skipped: tuple[str, ...]
 ) -> Batch:
     """The batch of `images`, one for each source."""
     labels = torch.tensor([source.label for source in sources], dtype=torch.int64)
     indices = torch.tensor([source.index for source in sources], dtype=torch.int64)
-    return Batch(images, labels, indices, epoch, _batch_seed(seed, epoch, indices), skipped)
+    return Batch(images, labels, indices, epoch, _mix_seed(seed, epoch, indices), skipped)
 
 
-def repaired(batch: Batch, broken: Sequence[int], training: bool) -> Batch:
+def replace_broken(batch: Batch, broken: Sequence[int], training: bool) -> Batch:
     """The batch without its broken slots: left out, or in training filled with good images.
 
     Raises:

@@ -10,13 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from filelock import FileLock, Timeout
 
-from vgglab.data.storage import PART, Storage
+from vgglab.data.storage import UNFINISHED, Storage
 from vgglab.errors import InputError
 
-_DOWNLOADS = 4  # at a time, a process
-_FORGOTTEN = 900.0  # seconds after which a file that does not grow was left by a killed process
+DOWNLOADS = 4
+"""At a time, a process."""
 _SHARE = 0.75  # of the free disk, where no limit is given
 
 
@@ -34,7 +35,8 @@ class ChunkCache:
     """Downloads chunks when they are asked for, and deletes those that were not for longest.
 
     No counts of who uses what are kept, which a killed process would leave wrong: a deleted file
-    stays with who has it open, and who comes later fetches it again.
+    stays with who has it open, and who comes later fetches it again. Who fetches a chunk holds its
+    lock, which goes with the process: an unfinished file without one was left by a killed process.
 
     Args:
         storage: where the chunks come from.
@@ -77,7 +79,7 @@ class ChunkCache:
         """Begin to fetch chunks, in this order; what fails is left to `file`."""
         if self._ahead is None or self._ahead[0] != os.getpid():  # threads do not survive a fork
             self._ahead = os.getpid(), queue.SimpleQueue()
-            for _ in range(_DOWNLOADS):
+            for _ in range(DOWNLOADS):
                 threading.Thread(target=self._work, args=(self._ahead[1],), daemon=True).start()
         for chunk in chunks:
             if not (self.folder / self.chunks[chunk].name).exists():
@@ -102,12 +104,14 @@ class ChunkCache:
         with FileLock(file.with_name(f"{name}.lock"), blocking=blocking):
             if self._touched(file, size):  # by another process, meanwhile
                 return
+            part = file.with_name(f"{name}{UNFINISHED}")
             with FileLock(self.root / "room.lock"):
+                part.unlink(missing_ok=True)
                 self._make_room(size)
-                file.with_name(f"{name}{PART}").touch()
-            if (found := self.storage.download(name, file, deadline)) != size:
+                part.touch()
+            if (found := self.storage.download(name, file, size, deadline)) != size:
                 file.unlink(missing_ok=True)
-                raise cut_short(f"{self.storage.uri}/{name}", found, size)
+                raise _cut_short(f"{self.storage.uri}/{name}", found, size)
 
     def _make_room(self, size: int) -> None:
         kept, held = [], 0
@@ -115,7 +119,7 @@ class ChunkCache:
             if file.suffix != ".lock":
                 with suppress(FileNotFoundError):  # deleted by another process
                     status = file.stat()
-                    is_begun = file.suffix == PART and time.time() - status.st_mtime < _FORGOTTEN
+                    is_begun = file.suffix == UNFINISHED and _is_fetched_now(file)
                     # What is being fetched will have about the size of any other chunk.
                     takes = max(status.st_size, size) if is_begun else status.st_size
                     held += takes
@@ -134,5 +138,42 @@ class ChunkCache:
         return {**self.__dict__, "_ahead": None}
 
 
-def cut_short(file: object, found: int, size: int) -> InputError:
+def _is_fetched_now(part: Path) -> bool:
+    file = part.with_suffix(".lock")
+    if not file.exists():
+        return False
+    lock = FileLock(file)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def check_chunk(folder: Path, chunk: Chunk) -> None:
+    """Refuse a file that litdata, which maps it, would read beyond its end: that kills a process.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        InputError: it has another size, or its table of images is damaged.
+    """
+    file = folder / chunk.name
+    try:
+        with file.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size != chunk.size:
+                raise _cut_short(file, size, chunk.size)
+            table = np.frombuffer(stream.read(4 * (chunk.images + 2)), np.uint32).astype(np.int64)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}") from error
+    # How many images there are, where each begins, and where the last one ends.
+    is_whole = (table[0], table[1], table[-1]) == (chunk.images, 4 * (chunk.images + 2), size)
+    if not is_whole or (np.diff(table[1:]) < 0).any():
+        raise InputError(f"{file}: damaged chunk, copy it again")
+
+
+def _cut_short(file: object, found: int, size: int) -> InputError:
     return InputError(f"{file}: {found:,} bytes, but its index says {size:,}: copy it again")

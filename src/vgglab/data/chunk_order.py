@@ -1,19 +1,12 @@
 """Which images make which batch where images lie in chunks, of which few can be at hand at once."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vgglab.data.sampling import Key, ShardedBatches, derive_seed
-
-
-class Keys(list[Key]):
-    """The images of a batch, and the chunks that later batches will need first."""
-
-    def __init__(self, keys: list[Key], ahead: list[int]) -> None:
-        super().__init__(keys)
-        self.ahead = ahead
+from vgglab.data.sampling import BatchKeys, ShardedBatches, derive_seed
 
 
 class ChunkedBatches(ShardedBatches):
@@ -29,34 +22,29 @@ class ChunkedBatches(ShardedBatches):
     Where nothing is shuffled, images come in the order of the chunks.
 
     Args:
-        batches: what to take the settings from.
         chunk_of: (N,) int64, the chunk of each image.
+        global_batch_size: see `ShardedBatches`.
         interleave: chunks that are read side by side.
+        **settings: see `ShardedBatches`.
     """
 
-    def __init__(self, batches: ShardedBatches, chunk_of: Tensor, interleave: int) -> None:
-        super().__init__(
-            batches.size,
-            batches.global_batch_size,
-            seed=batches.seed,
-            rank=batches.rank,
-            world_size=batches.world_size,
-            shuffle=batches.shuffle,
-            drop_last=batches.drop_last,
-        )
+    def __init__(
+        self, chunk_of: Tensor, global_batch_size: int, interleave: int, **settings: Any
+    ) -> None:
+        super().__init__(len(chunk_of), global_batch_size, **settings)
         self.chunk_of = chunk_of
-        self.interleave = min(interleave, self.global_batch_size)
+        self.interleave = min(interleave, global_batch_size)
 
-    def __iter__(self) -> Iterator[Keys]:
+    def __iter__(self) -> Iterator[BatchKeys]:
         order = self._order()
         needed = self._first_needed(order)
         # A chunk is fetched about as long before its turn as one takes to be read.
         chunks = max(len(needed), 1)
         horizon = 1 + self.size * self.interleave // (chunks * self.global_batch_size)
         for batch in range(self.start, len(self)):
-            keys = [Key(self.epoch, image) for image in self._share(order, batch)]
             known = batch + horizon - 1 if batch > self.start else batch
-            yield Keys(keys, [c for c, first in needed if known < first <= batch + horizon])
+            ahead = [c for c, first in needed if known < first <= batch + horizon]
+            yield BatchKeys(self.epoch, self._share(order, batch), ahead)
 
     def _first_needed(self, order: Tensor) -> list[tuple[int, int]]:
         """This rank's chunks and the first batch that needs each, in the order of those."""

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 TrainCrop = Literal["random_resized", "random", "none"]
 
-_AREA = (0.08, 1.0)  # of the image, and width to height: torchvision's defaults (arXiv 1409.4842)
+AREA = (0.08, 1.0)  # of the image, and width to height: torchvision's defaults (arXiv 1409.4842)
 ASPECT = (3 / 4, 4 / 3)
 TRIES = 10
 
@@ -73,8 +73,14 @@ class Cropping(ABC):
 
 @dataclass(frozen=True)
 class RandomResizedCropping(Cropping):
-    """torchvision's RandomResizedCrop: 8 % to 100 % of the area, of a drawn aspect ratio."""
+    """torchvision's RandomResizedCrop: a box of a drawn share of the area and aspect ratio.
 
+    Of one image, on Python's numbers, as each file has a size of its own; for batches of one size
+    `augmentation.resized_crop_flip` draws all boxes at once, on the device.
+    """
+
+    area: tuple[float, float] = AREA
+    """The smallest and the largest share of the image's area."""
     draws: ClassVar[int] = 2 * TRIES + 2
 
     def cut(self, height: int, width: int, numbers: Sequence[float] = ()) -> Cut:
@@ -92,8 +98,9 @@ class RandomResizedCropping(Cropping):
         self, height: int, width: int, numbers: Sequence[float]
     ) -> tuple[int, int] | tuple[None, None]:
         low, high = math.log(ASPECT[0]), math.log(ASPECT[1])
+        smallest, largest = self.area
         for i in range(0, 2 * TRIES, 2):
-            area = height * width * (_AREA[0] + numbers[i] * (_AREA[1] - _AREA[0]))
+            area = height * width * (smallest + numbers[i] * (largest - smallest))
             aspect = math.exp(low + numbers[i + 1] * (high - low))
             box_width, box_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if 0 < box_width <= width and 0 < box_height <= height:

@@ -10,17 +10,18 @@ from typing import IO, Literal
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode
 from torchvision.transforms.v2 import functional
 
 from vgglab.data.headers import JPEG, JpegHeader, jpeg_header, jpeg_scans, stored_size
-from vgglab.errors import InputError
+from vgglab.errors import BrokenImageError, InputError
 
-Decoder = Literal["torchvision", "simplejpeg", "cuda"]
-"""Of JPEG. simplejpeg (the extra `turbo`) decodes large images at a reduced size, `cuda` on the GPU;
-other formats, CMYK and what EXIF turns go the usual way with all three."""
+CpuDecoder = Literal["torchvision", "simplejpeg"]
+Decoder = Literal[CpuDecoder, "cuda"]
+"""Of JPEG. simplejpeg (the extra `turbo`) decodes large images at a reduced size, `cuda` on the
+GPU; other formats, CMYK and what EXIF turns go the usual way with all three."""
 
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -31,8 +32,8 @@ MAX_PIXELS = 1 << 26
 _MAX_BYTES = 1 << 30  # of a file; 16-bit RGBA pixels without compression have 0.7 GB
 _MAX_SCANNED = 20 * MAX_PIXELS  # pixels times scans of a JPEG: seconds; encoders write 10 scans
 
-# What `torchvision.io.decode_jpeg` calls; since 0.29 that tells of its deprecation at every call,
-# which takes longer than reading the header. The third argument: upright, by EXIF.
+# What `torchvision.io.decode_jpeg` calls. Since 0.29 that warns of its deprecation at every call:
+# some 30 microseconds, as long as a CIFAR image takes. The third argument: upright, by EXIF.
 _decode_jpeg = torch.ops.image.decode_jpeg
 _RGB = ImageReadMode.RGB.value
 
@@ -44,7 +45,9 @@ def decode(file: Path) -> Tensor:
     """One image file, see `decode_bytes`.
 
     Raises:
-        InputError: the file is missing, empty, cut short, no image or larger than `MAX_PIXELS`.
+        BrokenImageError: the file is missing, empty, cut short, no image or larger than
+            `MAX_PIXELS`.
+        InputError: see `read_file`.
     """
     return decode_bytes(read_file(file), file)
 
@@ -62,7 +65,7 @@ def decode_bytes(data: bytes, name: str | Path) -> Tensor:
         (3, height, width) uint8.
 
     Raises:
-        InputError: the data are empty, cut short, no image or larger than `MAX_PIXELS`.
+        BrokenImageError: the data are empty, cut short, no image or larger than `MAX_PIXELS`.
     """
     # Not PNG: torchvision 0.29 crashes the process on some damaged ones.
     if data.startswith(JPEG):
@@ -78,7 +81,8 @@ def read_file(file: Path) -> bytes:
     """The content of a file.
 
     Raises:
-        InputError: it is missing, empty, larger than 1 GiB, or no file.
+        BrokenImageError: it is missing, empty, larger than 1 GiB, or no file.
+        InputError: its folder is gone, or its disk or server fails.
     """
     with _explained(file):
         _check_file(file)
@@ -89,7 +93,8 @@ def image_size(file: Path) -> tuple[int, int]:
     """Height and width in pixels as stored, from the file's header alone.
 
     Raises:
-        InputError: the file is missing, no image or larger than `MAX_PIXELS`.
+        BrokenImageError: the file is missing, no image or larger than `MAX_PIXELS`.
+        InputError: see `read_file`.
     """
     with _explained(file):
         _check_file(file)
@@ -99,40 +104,24 @@ def image_size(file: Path) -> tuple[int, int]:
             if size is None and head.startswith(JPEG):
                 size = stored_size(head + stream.read())
             if size is None:
-                with _opened(stream, file) as image:
+                with _open_image(stream, file) as image:
                     size = image.height, image.width
     return _checked_size(size, file)
-
-
-def header_size(data: bytes, name: str | Path = "image") -> tuple[int, int]:
-    """Height and width in pixels of what `decode_bytes` returns, from the header alone.
-
-    Raises:
-        InputError: the data are no image, or larger than `MAX_PIXELS`.
-    """
-    header = jpeg_header(data)
-    if header is not None:
-        return _checked_size(header.upright_size, name)
-    with _explained(name), _opened(io.BytesIO(data), name) as image:
-        is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-        if is_turned and image.format != "TIFF":  # of which Pillow gives the upright size
-            return image.width, image.height
-        return image.height, image.width
 
 
 def checked_jpeg(data: bytes, name: str | Path) -> JpegHeader:
     """The header of a JPEG that may be decoded.
 
     Raises:
-        InputError: it cannot be read, or decoding would take too much memory or time.
+        BrokenImageError: it cannot be read, or decoding would take too much memory or time.
     """
     header = jpeg_header(data)
     if header is None:
-        raise InputError(f"{name}: unreadable image (a broken JPEG header)")
+        raise BrokenImageError(f"{name}: unreadable image (a broken JPEG header)")
     height, width = _checked_size(header.size, name)
     most = _MAX_SCANNED // (height * width)
     if (scans := jpeg_scans(data, most)) > most:
-        raise InputError(
+        raise BrokenImageError(
             f"{name}: {scans:,} scans of {width:,} x {height:,} pixels: a trap, refused"
         )
     return header
@@ -146,23 +135,30 @@ def _explained(name: str | Path) -> Iterator[None]:
     except InputError:
         raise
     except FileNotFoundError as error:
-        raise InputError(f"{name}: no such file") from error
+        is_folder_there = isinstance(name, Path) and name.parent.is_dir()
+        kind = BrokenImageError if is_folder_there else InputError
+        raise kind(f"{name}: no such file") from error
     except UnidentifiedImageError as error:
-        raise InputError(f"{name}: not an image") from error
+        raise BrokenImageError(f"{name}: not an image") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise InputError(f"{name}: more than {MAX_PIXELS:,} pixels; make it smaller") from error
+        raise BrokenImageError(
+            f"{name}: more than {MAX_PIXELS:,} pixels; make it smaller"
+        ) from error
     except Exception as error:  # Pillow's readers fed with noise raise anything
+        # What the system says has a number; but for this one it is of the disk or the server.
+        if isinstance(error, OSError) and error.errno and not isinstance(error, PermissionError):
+            raise InputError(f"{name}: {error.strerror}") from error
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(f"{name}: unreadable image ({reason})") from error
+        raise BrokenImageError(f"{name}: unreadable image ({reason})") from error
 
 
 def _check_file(file: Path) -> None:
     """A pipe would be waited for, and a device may never end."""
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{file}: not a file")
+        raise BrokenImageError(f"{file}: not a file")
     if not 0 < status.st_size <= _MAX_BYTES:
-        raise InputError(f"{file}: {'larger than 1 GiB' if status.st_size else 'empty file'}")
+        raise BrokenImageError(f"{file}: {'larger than 1 GiB' if status.st_size else 'empty file'}")
 
 
 def _checked_size(size: tuple[int, int], name: str | Path) -> tuple[int, int]:
@@ -170,12 +166,12 @@ def _checked_size(size: tuple[int, int], name: str | Path) -> tuple[int, int]:
     if not 0 < height * width <= MAX_PIXELS:
         shown = f"{width:,} x {height:,}"
         advice = "; make it smaller" if height * width else ""
-        raise InputError(f"{name}: {shown} pixels; 1 to {MAX_PIXELS:,} are allowed{advice}")
+        raise BrokenImageError(f"{name}: {shown} pixels; 1 to {MAX_PIXELS:,} are allowed{advice}")
     return size
 
 
 @contextmanager
-def _opened(stream: IO[bytes], name: str | Path) -> Iterator[Image.Image]:
+def _open_image(stream: IO[bytes], name: str | Path) -> Iterator[Image.Image]:
     """Of a size that is allowed, not yet decoded."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -187,13 +183,15 @@ def _opened(stream: IO[bytes], name: str | Path) -> Iterator[Image.Image]:
 
 def _decode_with_pillow(data: bytes, name: str | Path) -> Tensor:
     if not data:
-        raise InputError(f"{name}: empty file")
-    with _explained(name), _opened(io.BytesIO(data), name) as opened:
+        raise BrokenImageError(f"{name}: empty file")
+    with _explained(name), _open_image(io.BytesIO(data), name) as opened:
         image = ImageOps.exif_transpose(opened)
         # Pillow gives the 9 to 16 bits of a PGM as 32, already scaled to 16.
         if image.mode.startswith("I;16") or (opened.format, image.mode) == ("PPM", "I"):
             # Pillow's conversion to RGB would clip at 255.
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if image.mode in ("I", "F"):
-            raise InputError(f"{name}: 32-bit pixels have no agreed range; store 8 or 16 bits")
+            raise BrokenImageError(
+                f"{name}: 32-bit pixels have no agreed range; store 8 or 16 bits"
+            )
         return functional.pil_to_tensor(image.convert("RGB"))

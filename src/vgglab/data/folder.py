@@ -1,68 +1,37 @@
 """Images in folders, `root/split/class/image`: files when they are large, one tensor when small."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Gt, Len
-from lightning.pytorch.utilities import rank_zero_only
+from annotated_types import Gt
 from torch import Tensor
 
-from vgglab.data.batches import OnError
-from vgglab.data.cropping import TrainCrop
-from vgglab.data.decoding import Decoder, decode, image_size
+from vgglab.data.decoding import image_size
+from vgglab.data.encoded_source import EncodedDataModule
 from vgglab.data.images import FileImages, ImageSet, TensorImages
 from vgglab.data.listing import labelled_files, sub_folders
-from vgglab.data.module import Count, ImageDataModule
-from vgglab.data.transforms import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Preprocessing,
-    preprocessing_of_files,
-)
-from vgglab.errors import InputError
+from vgglab.data.transforms import Preprocessing
+from vgglab.errors import BrokenImageError, InputError
 from vgglab.progress import each
-
-# Not Lightning's `rank_zero_info`: a run silences that logger.
-_notice = rank_zero_only(logging.getLogger(__name__).warning)
 
 _SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _SMALL = 64  # pixels a side, up to which `in_memory=auto` keeps images
 
-Mean = Annotated[Sequence[float], Len(3, 3)]
-Std = Annotated[Sequence[Annotated[float, Gt(0)]], Len(3, 3)]
 
-
-class ImageFolder(ImageDataModule):
+class ImageFolder(EncodedDataModule):
     """Any tree of `root/{train,val,test}/class/image`; `valid` and `validation` mean `val`.
-
-    Without a `test` folder the `val` folder is the test set. With `validation=auto` it is then the
-    validation set too, so that test figures are validation figures (ImageNet's custom);
-    `validation=split` keeps the two apart.
 
     Args:
         root: the folder that holds `train`.
-        validation: `folder` is the `val` folder, `split` a part (`validation_fraction`) of the
-            training images, `auto` the folder where there is one and else the split.
-        in_memory: keep decoded images as one tensor. They must be of one size. They are then used
-            at that size, with `pad` and `flip` and no `crop`. `auto`: if no side is above 64 pixels
-            and they fit in `memory_limit_gib`.
+        in_memory: keep images as one tensor. They must be of one size and are used at that size.
+            They are decoded once, on the CPU, whatever `decode` says; with `on_error=skip` those
+            that cannot be read are left out. `auto`: if no side is above 64 pixels and they fit in
+            `memory_limit_gib`. Images that are to be resized are read as files.
         memory_limit_gib: of all images of the tree, GiB a process.
-        image_size: height and width of the network's input. None: as stored in memory, 224 for
-            files. Images that are to be resized are read as files.
-        resize_size: the shortest side before the centre crop. None: the centre of `train_scale`,
-            or without one 256/224 of `image_size`.
-        crop: of training images read as files, see `Preprocessing.cropping`. None: `random` where
-            `train_scale` is set, else `random_resized`.
-        decode: of images read as files, see `decoding.Decoder`.
-        on_error: of an image that cannot be read: `raise` ends the run; `skip` goes on without it,
-            see `BatchMaker` for files; images in memory are then fewer.
-        mean: per channel, of pixels scaled to 0..1. Default ImageNet's.
-        std: likewise.
-        **common: see `ImageDataModule`.
+        **common: see `EncodedDataModule` and `ImageDataModule`.
     """
 
     hint = "expected root/train/<class>/<image>"
@@ -71,37 +40,23 @@ class ImageFolder(ImageDataModule):
         self,
         *,
         root: str,
-        validation: Literal["auto", "folder", "split"] = "auto",
         in_memory: Literal["auto", True, False] = "auto",
         memory_limit_gib: Annotated[float, Gt(0)] = 4.0,
-        image_size: Count | None = None,
-        resize_size: Count | None = None,
-        crop: TrainCrop | None = None,
-        decode: Decoder = "torchvision",
-        on_error: OnError = "raise",
-        mean: Mean = IMAGENET_MEAN,
-        std: Std = IMAGENET_STD,
         **common: Any,
     ) -> None:
         super().__init__(**common)
         self.root = Path(root).expanduser()
-        self.validation = validation
         self.in_memory = in_memory
         self.memory_limit_gib = memory_limit_gib
-        self.image_size = image_size
-        self.resize_size = resize_size
-        self.file_crop: TrainCrop = crop or (
-            "random_resized" if self.train_scale is None else "random"
-        )
-        self.decode = decode
-        self.on_error = on_error
-        self.mean = tuple(mean)
-        self.std = tuple(std)
 
     @property
     def tree(self) -> Path:
         """The folder that holds `train`."""
         return self.root
+
+    @property
+    def where(self) -> str:
+        return f"data.root={self.tree}"
 
     @property
     def classes(self) -> Sequence[str]:
@@ -113,11 +68,11 @@ class ImageFolder(ImageDataModule):
         folder = self.split_folder("train")
         if folder is None:
             problem = "no train folder in it" if self.tree.is_dir() else "no such folder"
-            raise InputError(f"data.root={self.tree}: {problem}; {self.hint}")
+            raise InputError(f"{self.where}: {problem}; {self.hint}")
         names = sub_folders(folder)
         if len(names) < 2:
             found = f"only one class folder ({names[0]})" if names else "no class folders"
-            raise InputError(f"data.root={self.tree}: {found} in {folder}; {self.hint}")
+            raise InputError(f"{self.where}: {found} in {folder}; {self.hint}")
         return names
 
     def split_folder(self, split: str) -> Path | None:
@@ -127,23 +82,15 @@ class ImageFolder(ImageDataModule):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        if self.stored_size is not None:
-            return Preprocessing(
-                self.mean, self.std, self.stored_size, self.test_scale, self.train_scale
-            )
-        return preprocessing_of_files(
-            self.mean,
-            self.std,
-            image_size=self.image_size,
-            resize_size=self.resize_size,
-            train_scale=self.train_scale,
-            test_scale=self.test_scale,
-            crop=self.file_crop,
+        if self.stored_size is None:
+            return super().preprocessing
+        return Preprocessing(
+            self.mean, self.std, self.stored_size, self.test_scale, self.train_scale
         )
 
     @property
-    def crop(self) -> TrainCrop | None:
-        return self.file_crop if self.stored_size is None else None
+    def crops_one_by_one(self) -> bool:
+        return self.stored_size is None
 
     @cached_property
     def stored_size(self) -> tuple[int, int] | None:
@@ -165,7 +112,7 @@ class ImageFolder(ImageDataModule):
         try:
             file, size = next(sizes)
         except StopIteration:
-            raise InputError(f"data.root={self.tree}: none of its images can be read") from None
+            raise InputError(f"{self.where}: none of its images can be read") from None
         as_stored = self.image_size is None or (self.image_size, self.image_size) == size
         if self.resize_size is not None or not as_stored:
             return size, f"{file} has {_shown(size)} pixels and would have to be resized"
@@ -185,58 +132,45 @@ class ImageFolder(ImageDataModule):
         for file in each(files, "read image sizes", unit="files"):
             try:
                 yield file, image_size(file)
-            except InputError:
+            except BrokenImageError:
                 if self.on_error == "raise":
                     raise
 
-    def load(self, split: str) -> ImageSet | None:
+    def stored_split(self, split: str) -> FileImages | None:
+        self.class_folders  # noqa: B018 - says what is missing of `train`
         folder = self.split_folder(split)
-        if split == "val":
-            if self.validation == "split" or (folder is None and self.validation == "auto"):
-                return None
-            if folder is None:
-                raise InputError(f"data.validation=folder: no val folder in {self.tree}")
-        if split == "test" and folder is None:
-            folder = self.split_folder("val")
-            if folder is None:
-                raise InputError(f"data.root={self.tree}: no test and no val folder to test on")
-            _notice(
-                f"{self.tree} has no test folder: {folder} is the test set"
-                + ("" if self.validation == "split" else ", and the validation set too")
-            )
         if folder is None:
-            self.class_folders  # noqa: B018 - says what is missing
-            raise AssertionError("a tree with classes has a train folder")
+            return None
         files, labels = self._files(folder)
-        source = f"data.root={self.tree}"
-        if self.stored_size is None:
-            return FileImages(folder, files, labels, self.classes, source=source)
-        images, kept, skipped = self._decoded([folder / file for file in files], self.stored_size)
-        return TensorImages(images, labels[kept], self.classes, source=source, skipped=skipped)
+        return FileImages(folder, files, labels, self.classes, source=self.where)
 
-    def _decoded(
-        self, files: Sequence[Path], size: tuple[int, int]
-    ) -> tuple[Tensor, list[int], list[str]]:
-        """(N, 3, height, width) uint8, which files they are, and a line for each other one."""
+    def load(self, split: str) -> ImageSet | None:
+        images = super().load(split)
+        if isinstance(images, FileImages) and self.stored_size is not None:
+            return self._decode_all(images, self.stored_size)
+        return images
+
+    def _decode_all(self, files: FileImages, size: tuple[int, int]) -> TensorImages:
         images = torch.empty((len(files), 3, *size), dtype=torch.uint8)
         kept: list[int] = []
         skipped: list[str] = []
-        for i, file in enumerate(each(files, "decode", unit="images")):
+        for i in each(range(len(files)), "decode", unit="images"):
             try:
-                decoded = decode(file)
-            except InputError as error:
+                image = files.image(i)
+            except BrokenImageError as error:
                 if self.on_error == "raise":
                     raise
                 skipped.append(str(error))
                 continue
-            if decoded.shape[1:] != size:  # EXIF turned it: the header's size is another
+            if image.shape[1:] != size:  # EXIF turned it: the header's size is another
                 raise InputError(
-                    f"{file} is turned by its EXIF entry and differs from the other images: "
-                    "set data.in_memory=false"
+                    f"{files.name(i)} is turned by its EXIF entry and differs from the other "
+                    "images: set data.in_memory=false"
                 )
-            images[len(kept)] = decoded
+            images[len(kept)] = image
             kept.append(i)
-        return images[: len(kept)], kept, skipped
+        labels, images = files.labels[kept], images[: len(kept)]
+        return TensorImages(images, labels, self.classes, source=self.where, skipped=skipped)
 
     def _files(self, folder: Path) -> tuple[list[str], Tensor]:
         self._check_classes(folder)

@@ -34,11 +34,6 @@ class JpegHeader(NamedTuple):
         return self.height, self.width
 
     @property
-    def upright_size(self) -> tuple[int, int]:
-        """Height and width after the turn that EXIF asks for."""
-        return (self.width, self.height) if self.orientation >= 5 else self.size
-
-    @property
     def is_plain(self) -> bool:
         """Whether any JPEG decoder gives the same picture: grey or colour, and upright."""
         return self.components in (1, 3) and self.orientation == 1

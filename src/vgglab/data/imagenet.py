@@ -14,7 +14,7 @@ class ImageNet(ImageFolder):
 
     Args:
         root: the folder that holds `train` and `val`.
-        **common: see `ImageFolder` and `ImageDataModule`.
+        **common: see `ImageFolder`.
     """
 
     hint = "scripts/prepare_imagenet.py builds it from the official archives"
@@ -29,7 +29,7 @@ class ImageNet(ImageFolder):
         found = self.class_folders
         if len(found) != len(names):
             raise InputError(
-                f"data.root={self.root}: {len(found)} class folders instead of {len(names)}; "
+                f"{self.where}: {len(found)} class folders instead of {len(names)}; "
                 f"{self.hint}; data=image_folder takes any number"
             )
         return names

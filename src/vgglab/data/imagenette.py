@@ -11,7 +11,7 @@ from filelock import FileLock
 from vgglab.data.archives import extract, open_tar
 from vgglab.data.download import download
 from vgglab.data.folder import ImageFolder
-from vgglab.data.images import ImageSet
+from vgglab.data.images import FileImages
 from vgglab.errors import InputError
 from vgglab.progress import progress
 
@@ -49,7 +49,7 @@ class Imagenette(ImageFolder):
             archive is downloaded to and unpacked in.
         size: the shortest side of the images to download.
         mirrors: folders that hold the archives, as web addresses, tried in order.
-        **common: see `ImageFolder` and `ImageDataModule`.
+        **common: see `ImageFolder`.
     """
 
     def __init__(
@@ -86,13 +86,13 @@ class Imagenette(ImageFolder):
             if not tree.is_dir():  # another node may have unpacked it meanwhile
                 _unpack(archive, tree)
 
-    def load(self, split: str) -> ImageSet | None:
+    def stored_split(self, split: str) -> FileImages | None:
         if self.class_folders != list(NAMES):
             raise InputError(
-                f"data.root={self.tree}: its class folders are not Imagenette's ten; "
+                f"{self.where}: its class folders are not Imagenette's ten; "
                 "data=image_folder takes any"
             )
-        return super().load(split)
+        return super().stored_split(split)
 
 
 def _unpack(archive: Path, tree: Path) -> None:

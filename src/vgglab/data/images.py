@@ -10,6 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from vgglab.data.decoding import decode_bytes, read_file
+from vgglab.data.sampling import BatchKeys
 from vgglab.errors import InputError
 
 PathBytes = npt.NDArray[np.bytes_]
@@ -33,6 +34,9 @@ class ImageSet(ABC):
     def name(self, index: int) -> str:
         """What to call the image in a message."""
         return f"image {index}"
+
+    def prepare(self, keys: BatchKeys) -> None:  # noqa: B027 - most sets have nothing to do
+        """Called before a batch is made, in the process that makes it."""
 
     @abstractmethod
     def subset(self, indices: Tensor) -> "ImageSet":
@@ -103,7 +107,8 @@ class EncodedImages(ImageSet):
         """The bytes of one image.
 
         Raises:
-            InputError: they cannot be read; the message names the image.
+            BrokenImageError: it is at fault; the message begins with its name.
+            InputError: the storage is, or the set as a whole.
         """
 
     def image(self, index: int) -> Tensor:

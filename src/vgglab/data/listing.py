@@ -1,20 +1,16 @@
 """Which image files a folder holds, and which class each one is of."""
 
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from vgglab.data.decoding import IMAGE_SUFFIXES
+from vgglab.data.notices import notice
 from vgglab.errors import InputError
 from vgglab.progress import each
-
-# Not Lightning's `rank_zero_info`: a run silences that logger.
-_notice = rank_zero_only(logging.getLogger(__name__).warning)
 
 
 def list_images(folder: Path) -> tuple[list[str], Tensor | None, list[str]]:
@@ -54,7 +50,7 @@ def labelled_files(folder: Path, classes: Sequence[str]) -> tuple[list[str], Ten
             endings = " ".join(sorted(IMAGE_SUFFIXES))
             raise InputError(f"{folder / name}: no images ({endings}) in it{also}")
         if others:
-            _notice(f"{folder / name}: {len(others)} files are no images ({others[0]})")
+            notice(f"{folder / name}: {len(others)} files are no images ({others[0]})")
         files += found
         counts.append(len(found))
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from vgglab.data.device import Copier, one_ahead
+from vgglab.data.device import SideStream, one_ahead
 from vgglab.data.sampling import ShardedBatches
 from vgglab.errors import InputError
 
@@ -21,69 +21,18 @@ _START_SECONDS = 15.0  # a worker begins within a tenth of one, on a busy machin
 _STARTS = 3
 
 
-class Delivering:
-    """How vgglab's loaders hand out batches: `__iter__` passes what it makes through `_deliver`.
-
-    Args:
-        copier: brings batches to the device, one ahead of the one that is in use. None: they stay
-            where they were made.
-    """
-
-    def __init__(self, copier: Copier | None = None) -> None:
-        self.copier = copier
-        self.seconds_waited = 0.0
-        """How long whoever iterates has waited so far, the start of the workers included."""
-        self.handed_out = 0
-        """Batches of this epoch; not those that were made, or copied, ahead."""
-        self.indices: list[int] = []
-        """The images of the batch that was handed out last, by their index in the set."""
-        self._skipped: dict[str, None] = {}
-
-    @property
-    def skipped(self) -> list[str]:
-        """A line for each broken image that was left out so far, in this process."""
-        return list(self._skipped)
-
-    def _deliver(self, batches: Iterator[Any], done: int = 0) -> Iterator[Any]:
-        """`batches`, of which the first is the epoch's batch number `done`.
-
-        Raises:
-            InputError: an image cannot be read, in one line also where a worker found it.
-        """
-        self.handed_out = done
-        asked = time.perf_counter()
-        try:
-            for made, batch in self._copied(batches):
-                self.handed_out += 1
-                self._note(made, batch)
-                self.seconds_waited += time.perf_counter() - asked
-                yield batch
-                asked = time.perf_counter()
-        except InputError as error:
-            # A worker's error arrives with its whole traceback as the message: keep the last line.
-            line = str(error).strip().splitlines()[-1]
-            raise InputError(line.removeprefix(f"{InputError.__module__}.InputError: ")) from error
-
-    def _copied(self, batches: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
-        if self.copier is None:
-            return ((batch, batch) for batch in batches)
-        return one_ahead(batches, self.copier)
-
-    def _note(self, made: Any, batch: Any) -> None:
-        """Of evaluation's batches of shapes there is nothing to tell."""
-        skipped = getattr(batch, "skipped", ())
-        self._skipped.update(dict.fromkeys(skipped))
-        if hasattr(made, "indices"):
-            # As they were on the CPU, because to read a GPU's waits for it; but what could not be
-            # decoded there is no longer among the batch's.
-            self.indices = (batch if skipped else made).indices.tolist()
-
-
-class ResumableLoader(Delivering, DataLoader[Any]):
+class ResumableLoader(DataLoader[Any]):
     """A DataLoader over whole batches whose state is (epoch, batches handed out).
 
     Lightning saves and restores it through `state_dict` and `load_state_dict`. The dataset is
-    indexed with a whole list of keys, so one gather can make one batch.
+    indexed with the keys of a whole batch, so one gather can make it.
+
+    Args:
+        dataset: see `BatchView`.
+        batches: which images make which batch.
+        stream: brings batches to the device, one ahead of the one that is in use. None: they stay
+            where they were made.
+        **settings: torch's.
     """
 
     sampler: ShardedBatches
@@ -93,39 +42,85 @@ class ResumableLoader(Delivering, DataLoader[Any]):
         dataset: Any,
         batches: ShardedBatches,
         *,
-        copier: Copier | None = None,
-        **kwargs: Any,
+        stream: SideStream | None = None,
+        **settings: Any,
     ) -> None:
         # The loader's generator seeds its workers. One of its own leaves the global stream alone,
         # which otherwise moves with every iterator made and differs after a resume.
         generator = torch.Generator().manual_seed(batches.seed)
-        DataLoader.__init__(
-            self,
+        super().__init__(
             dataset,
             batch_size=None,
             sampler=batches,
             collate_fn=_as_it_is,
             worker_init_fn=_Begun(),
             generator=generator,
-            **kwargs,
+            **settings,
         )
-        Delivering.__init__(self, copier)
+        self.stream = stream
+        self.seconds_waited = 0.0
+        """How long whoever iterates has waited so far, the start of the workers included."""
+        self.handed_out = 0
+        """Batches of this epoch; not those that were made, or copied, ahead."""
+        self.indices: list[int] = []
+        """The images of the batch that was handed out last, by their index in the set."""
+        self._skipped: dict[str, None] = {}
         if self.num_workers:
             Finalize(None, _end_workers, exitpriority=0)
 
+    @property
+    def skipped(self) -> list[str]:
+        """A line for each broken image that was left out so far, in this process."""
+        return list(self._skipped)
+
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """
+        Raises:
+            InputError: an image cannot be read, in one line also where a worker found it.
+        """
         # A generator, so that workers start at the first `next`, after Lightning's `set_epoch`:
         # started earlier they would fetch a resumed epoch in the order of epoch 0.
-        batches: Any = DataLoader.__iter__(self)
+        batches: Any = super().__iter__()
         try:
-            yield from self._deliver(batches, self.sampler.start)
-        except Exception:
+            yield from self._hand_out(batches)
+        except Exception as error:
             if self.num_workers:
                 # The error holds the iterator in a cycle. Collected as garbage it would have lost
                 # the way to its workers, and wait 10 seconds for them in vain.
                 batches._shutdown_workers()
                 self._iterator = None
-            raise
+            if not isinstance(error, InputError):
+                raise
+            # A worker's error arrives with its whole traceback as the message: keep the last line.
+            line = str(error).strip().splitlines()[-1]
+            kind = type(error)
+            line = line.removeprefix(f"{kind.__module__}.{kind.__qualname__}: ")
+            raise InputError(line) from error
+
+    def _hand_out(self, batches: Iterator[Any]) -> Iterator[Any]:
+        self.handed_out = self.sampler.start
+        asked = time.perf_counter()
+        for made, batch in self._placed(batches):
+            self.handed_out += 1
+            self._note(made, batch)
+            self.seconds_waited += time.perf_counter() - asked
+            yield batch
+            asked = time.perf_counter()
+
+    def _placed(self, batches: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
+        """Each batch as it was made, and where it is needed."""
+        if self.stream is None:
+            return ((batch, batch) for batch in batches)
+        return one_ahead(batches, self.stream)
+
+    def _note(self, made: Any, batch: Any) -> None:
+        """Of evaluation's batches of shapes there is nothing to tell."""
+        skipped = getattr(batch, "skipped", ())
+        self._skipped.update(dict.fromkeys(skipped))
+        if hasattr(made, "indices"):
+            # As they were on the CPU, because to read a GPU's waits for it; but what could not be
+            # decoded there is no longer among the batch's.
+            self.indices = (batch if skipped else made).indices.tolist()
 
     def _get_iterator(self) -> Any:
         """torch's, with workers that live.
@@ -138,7 +133,7 @@ class ResumableLoader(Delivering, DataLoader[Any]):
         begun: _Begun = self.worker_init_fn  # type: ignore[assignment]
         starts = _STARTS if multiprocessing.get_start_method() == "fork" else 1
         for attempt in range(starts):
-            iterator: Any = DataLoader._get_iterator(self)
+            iterator: Any = super()._get_iterator()
             is_last = attempt == starts - 1  # there may be a reason why it takes so long
             if is_last or all(begun.next_one(_START_SECONDS) for _ in range(self.num_workers)):
                 break

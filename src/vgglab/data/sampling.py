@@ -5,7 +5,7 @@ threads call it "not resumable"). Here the order is a pure function of (seed, ep
 is two integers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,11 +20,15 @@ _FIRST = 0xBF58476D1CE4E5B9
 _SECOND = 0x94D049BB133111EB
 
 
-class Key(NamedTuple):
-    """One image of one epoch: all that its random augmentation may depend on, beside the seed."""
+class BatchKeys(NamedTuple):
+    """A batch that is to be made. Beside the seed, what is drawn for an image may depend on the
+    epoch and its index alone."""
 
     epoch: int
-    image: int
+    images: list[int]
+    """Their indices in the set."""
+    ahead: Sequence[int] = ()
+    """The chunks that later batches will need first, where images lie in chunks."""
 
 
 def derive_seed(*parts: int) -> int:
@@ -88,8 +92,8 @@ def per_device_batch_size(global_batch_size: int, world_size: int) -> int:
     return global_batch_size // world_size
 
 
-class ShardedBatches(Sampler[list[Key]]):
-    """The batches of one rank, each a list of keys.
+class ShardedBatches(Sampler[BatchKeys]):
+    """The batches of one rank.
 
     Global batch `i` of an epoch holds the same images whatever the world size; a rank takes every
     `world_size`-th of them. Training drops an incomplete last batch; evaluation keeps it and pads
@@ -130,10 +134,10 @@ class ShardedBatches(Sampler[list[Key]]):
         whole, rest = divmod(self.size, self.global_batch_size)
         return whole + (not self.drop_last and self.rank < rest)
 
-    def __iter__(self) -> Iterator[list[Key]]:
+    def __iter__(self) -> Iterator[BatchKeys]:
         order = self._order()
         for batch in range(self.start, len(self)):
-            yield [Key(self.epoch, image) for image in self._share(order, batch)]
+            yield BatchKeys(self.epoch, self._share(order, batch))
 
     def _share(self, order: Tensor, batch: int) -> list[int]:
         indices = order[batch * self.global_batch_size : (batch + 1) * self.global_batch_size]

@@ -7,16 +7,18 @@ import tempfile
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vgglab.data.batches import OnError
 from vgglab.data.images import FileImages, ImageSet
 from vgglab.data.recipe import Recipe, file_content
-from vgglab.errors import InputError
+from vgglab.data.shard_index import LABELS, NAMES, ORDER
+from vgglab.errors import BrokenImageError, InputError
 from vgglab.files import flush, read_json, replace_file
 from vgglab.text import one_line
 
@@ -57,7 +59,7 @@ class Parts(Dataset[int | str]):
     folder: Path
     recipe: Recipe
     size: int
-    on_error: Literal["raise", "skip"]
+    on_error: OnError
 
     def __post_init__(self) -> None:
         self.order = order_in_chunks(self.images)
@@ -99,9 +101,9 @@ class Parts(Dataset[int | str]):
             try:
                 data = file_content(self.images, index)
                 stored = self.recipe.stored(data, self.images.name(index))
-            except InputError as error:
+            except BrokenImageError as error:
                 if self.on_error == "raise":
-                    raise InputError(f"{error}; on_error=skip leaves it out") from error
+                    raise InputError(f"{error}; data.on_error=skip leaves it out") from error
                 skipped.append((index, one_line(str(error))))
                 continue
             resized += stored is not data
@@ -158,15 +160,12 @@ class Parts(Dataset[int | str]):
         chunks = _merge(self.folder, [record["index"] for record in records])
         present = stored.sort()  # sources, and the positions in the chunks that hold them
         names = b"".join(name_of(self.images, index) + b"\n" for index in present.values.tolist())
-        replace_file(self.folder / "names.txt", names)
-        replace_file(self.folder / "labels.npy", _npy(self.images.labels[present.values]))
-        replace_file(self.folder / "order.npy", _npy(present.indices))
+        replace_file(self.folder / NAMES, names)
+        replace_file(self.folder / LABELS, _npy(self.images.labels[present.values]))
+        replace_file(self.folder / ORDER, _npy(present.indices))
         return {
             "classes": list(self.images.classes),
             "count": len(stored),
-            "labels": "labels.npy",
-            "order": "order.npy",
-            "names": "names.txt",
             "resized": sum(record["resized"] for record in records),
             "chunks": len(chunks),
             "stored_bytes": sum(chunk["chunk_bytes"] for chunk in chunks),

@@ -5,9 +5,7 @@ the next start; a broken image ends it with a traceback; and which images a chun
 the number of workers. So its writer alone is used, a chunk at a time, see `Parts`.
 """
 
-import copy
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -15,16 +13,17 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader
 
-from vgglab.data.folder import ImageFolder
+from vgglab.data.batches import OnError
 from vgglab.data.images import ImageSet
 from vgglab.data.module import ImageDataModule
 from vgglab.data.recipe import Recipe, file_content
 from vgglab.data.shard_parts import RECORDS, Parts, name_of, order_in_chunks
 from vgglab.errors import InputError
+from vgglab.extras import require
 from vgglab.files import alone_in, flush, read_json, replace_file
 from vgglab.progress import Advance, progress
 from vgglab.text import percent, plural
@@ -67,15 +66,14 @@ class Sharding:
         chunk_megabytes: the size of a chunk, at most, about. Chunks are fetched whole: small ones
             cost a request for few images, and large ones memory and time before the first batch.
             At 64, the 0.1 s that object storage takes to answer is a tenth of the transfer.
-        num_workers: processes; 0 works in this one. None: one a core. What is written does not
-            depend on it.
+        num_workers: processes; 0 works in this one. What is written does not depend on it.
         on_error: what becomes of an image that cannot be read: the end, or left out and listed.
     """
 
     recipe: Recipe
     chunk_megabytes: int = 64
-    num_workers: int | None = None
-    on_error: Literal["raise", "skip"] = "raise"
+    num_workers: int = 0
+    on_error: OnError = "raise"
 
     def write(self, data: ImageDataModule, output: Path, *, source: str) -> Iterator[Written]:
         """Write `output/<split>` for each split that the source has; continue where that is begun.
@@ -91,11 +89,12 @@ class Sharding:
             InputError: a broken image, a full disk, shards of other settings or other images in
                 `output`, another process at work there, or litdata is not installed.
         """
-        if importlib.util.find_spec("litdata") is None:
-            raise InputError("scripts/shard_dataset.py needs: uv sync --extra stream")
+        require("litdata", extra="stream", what="scripts/shard_dataset.py")
         data.prepare_data()
-        for split, images in _splits(data):
-            yield self._write_split(images, output, split, source)
+        for split in ("train", "val", "test"):
+            images = data.stored_split(split)
+            if images is not None and len(images):
+                yield self._write_split(images, output, split, source)
 
     def _write_split(self, images: ImageSet, output: Path, split: str, source: str) -> Written:
         folder = output / split
@@ -188,17 +187,16 @@ class Sharding:
                     raise
                 return (
                     "a worker process was killed, perhaps because memory ran out: start again with "
-                    "a smaller num_workers, to continue"
+                    "a smaller data.num_workers, to continue"
                 )
 
     def _run(self, parts: Parts, missing: list[int], advance: Advance) -> str | None:
-        workers = _cores() if self.num_workers is None else self.num_workers
         # A loader for its processes: they end with this one, and use one thread each.
         loader = DataLoader(
             parts,
             batch_size=None,
             sampler=missing,
-            num_workers=min(workers, len(missing)),
+            num_workers=min(self.num_workers, len(missing)),
             in_order=False,
         )
         for outcome in loader:
@@ -206,25 +204,6 @@ class Sharding:
                 return outcome
             advance(outcome)
         return None
-
-
-def _splits(data: ImageDataModule) -> Iterator[tuple[str, ImageSet]]:
-    """What there is on the disk: no split that a run makes, and none twice."""
-    names = ["train", "val", "test"]
-    if isinstance(data, ImageFolder):
-        data = copy.copy(data)
-        data.in_memory = False  # the files themselves
-        data.validation = "auto"
-        names = [n for n in names if n == "train" or data.split_folder(n) is not None]
-    for split in names:
-        images = data.load(split)
-        if images is not None and len(images):
-            yield split, images
-
-
-def _cores() -> int:
-    """Those that this process may use; macOS does not tell."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _digest(images: ImageSet) -> str:

@@ -1,141 +1,129 @@
 """What scripts/shard_dataset.py wrote, read through litdata from a disk or from object storage."""
 
 import hashlib
-import json
 import os
-from collections.abc import Sequence
-from io import BytesIO
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from vgglab.data.chunk_cache import Chunk, ChunkCache, cut_short
+from vgglab.data.chunk_cache import DOWNLOADS, Chunk, ChunkCache, check_chunk
 from vgglab.data.images import EncodedImages
+from vgglab.data.sampling import BatchKeys
+from vgglab.data.shard_index import (
+    DESCRIPTION,
+    INDEX,
+    LABELS,
+    NAMES,
+    ORDER,
+    Names,
+    Parsed,
+    parse_description,
+    parse_file,
+    parse_index,
+    parse_labels,
+    parse_names,
+    parse_order,
+)
 from vgglab.data.storage import Storage
-from vgglab.errors import InputError
+from vgglab.errors import BrokenImageError, InputError
 from vgglab.files import replace_file
+from vgglab.text import printable
 
 _ATTEMPTS = 10  # to open a chunk before another process deletes it
 _MAPPED = 64  # chunks that litdata keeps open, a process
+_LARGE = 1 << 30  # bytes; the names of 10 million images have half of it
 
 
-class Description(BaseModel):
-    """What of `vgglab.json` is needed to read; the rest of it says how the shards were made."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    version: int
-    classes: list[str]
-    count: int
-    labels: str
-    order: str
-    names: str
-
-
+@dataclass
 class Shards:
-    """The encoded images of one split.
+    """The encoded images of one split, by their index in the order of the source."""
 
-    Args:
-        storage: the folder of the split.
-        description: its `vgglab.json`.
-        cache: where chunks from object storage go; see `ChunkCache`.
-        cache_limit: bytes.
+    uri: str
+    folder: Path
+    """Where litdata finds `index.json` and the chunks."""
+    cache: ChunkCache | None
+    """Fetches the chunks into `folder`. None: they are there."""
+    classes: Sequence[str]
+    chunks: Sequence[Chunk]
+    labels: Tensor
+    """(N,) int64."""
+    positions: Tensor
+    """(N,) int64, where each image lies in the chunks, counted over all of them."""
+    names: Names
+    _checked: set[int] = field(default_factory=set)
+    _dataset: tuple[int, Any] | None = None
 
-    Raises:
-        InputError: a file is missing or damaged.
-    """
-
-    def __init__(
-        self, storage: Storage, description: bytes, cache: Path, cache_limit: int | None
-    ) -> None:
-        import litdata  # noqa: F401 - seconds, once: workers are forked later
-
-        self.storage = storage
-        index = storage.read("index.json")
-        self.description = self._description(description)
-        self.chunks = self._chunks(index)
-        self.starts = np.cumsum([0, *(chunk.images for chunk in self.chunks)])
-        self.folder = storage.folder
-        self.cache: ChunkCache | None = None
-        if self.folder is None:
-            # A set that was made anew has another folder: its chunks have the same names.
-            made_of = b"\0".join([storage.uri.encode(), description, index])
-            key = hashlib.sha256(made_of).hexdigest()[:16]
-            self.folder = cache / key / Path(storage.uri).name
-            self.folder.mkdir(parents=True, exist_ok=True)
-            replace_file(self.folder / "index.json", index)
-            self.cache = ChunkCache(storage, self.chunks, self.folder, cache, cache_limit)
-        self.labels = torch.from_numpy(self._array(self.description.labels).astype(np.int64))
-        order = torch.from_numpy(self._array(self.description.order).astype(np.int64))
-        if not torch.equal(order.sort().values, torch.arange(len(order))):
-            raise self._damaged(self.description.order, "an image is missing or there twice")
-        self.positions = order
-        self.names = np.array(self._file(self.description.names).split(b"\n")[: len(order)])
-        if len(self.names) != len(order):
-            raise self._damaged(self.description.names, f"{len(self.names):,} names")
-        self._checked: set[int] = set()
-        self._dataset: tuple[int, Any] | None = None
+    def __post_init__(self) -> None:
+        self._starts = np.cumsum([0, *(chunk.images for chunk in self.chunks)])
 
     def chunk_of(self, positions: Tensor) -> Tensor:
         """The chunk that holds each position, (N,) int64."""
-        return torch.from_numpy(np.searchsorted(self.starts, positions.numpy(), "right") - 1)
+        return torch.from_numpy(np.searchsorted(self._starts, positions.numpy(), "right") - 1)
+
+    def name(self, image: int) -> str:
+        return f"{printable(os.fsdecode(self.names[image]))} in {self.uri}"
 
     def fetch(self, chunks: Sequence[int], ahead: Sequence[int] = ()) -> None:
         """Wait until chunks are at hand, and begin to fetch those that are needed next.
 
         Raises:
-            InputError: a chunk cannot be fetched, or is cut short.
+            InputError: a chunk cannot be fetched, or is damaged.
         """
         if self.cache is not None:
-            self.cache.prefetch([*_turned(chunks), *ahead])
+            self.cache.prefetch([*_turn(chunks), *ahead])
         for chunk in chunks:
-            self._at_hand(chunk)
+            with suppress(FileNotFoundError):  # another run needed the room; `read` asks again
+                self._make_ready(chunk)
 
-    def read(self, position: int) -> bytes:
-        """The file content of the image at a position.
+    def read(self, image: int) -> bytes:
+        """The file content of one image.
 
         Raises:
-            InputError: its chunk cannot be fetched or is damaged.
+            BrokenImageError: its bytes are damaged, in a chunk that is in order.
+            InputError: its chunk cannot be fetched, or is damaged.
         """
         from litdata.streaming.sampler import ChunkedIndex
 
-        chunk = int(np.searchsorted(self.starts, position, "right")) - 1
-        at = ChunkedIndex(index=position, chunk_index=chunk)
+        position = int(self.positions[image])
+        chunk = int(np.searchsorted(self._starts, position, "right")) - 1
+        file = self.folder / self.chunks[chunk].name
         for attempt in range(_ATTEMPTS):
-            self._at_hand(chunk)
             try:
-                # litdata gives a view of the mapped chunk, which may be closed later.
-                return bytes(self._reader()[at]["data"])
-            except Exception as error:  # what damage makes it raise is not told
-                file = self._file_of(chunk)
+                self._make_ready(chunk)
+                sample = self._reader()[ChunkedIndex(index=position, chunk_index=chunk)]
+                break
+            except InputError:
+                raise
+            except Exception as error:  # what damage makes litdata raise is not told
+                is_gone = isinstance(error, FileNotFoundError) or not file.exists()
                 # Another run on this machine may need the room, and delete it before it is opened.
-                if attempt == _ATTEMPTS - 1 or file.exists():
-                    raise InputError(f"{file}: damaged chunk ({error!r})") from error
-        raise AssertionError
+                if is_gone and self.cache is not None and attempt < _ATTEMPTS - 1:
+                    continue
+                if is_gone or isinstance(error, OSError):
+                    raise InputError(
+                        f"{file}: {getattr(error, 'strerror', None) or error}"
+                    ) from error
+                raise BrokenImageError(f"{self.name(image)}: damaged in {file.name}") from error
+        # Its index counts the images that were skipped, too.
+        if sample["index"] < image or sample["label"] != int(self.labels[image]):
+            raise InputError(f"{file}: not of the same set as {ORDER} and {LABELS}: copy it again")
+        # litdata gives a view of the mapped chunk, which may be closed later.
+        return bytes(sample["data"])
 
-    def _at_hand(self, chunk: int) -> None:
+    def _make_ready(self, chunk: int) -> None:
         if self.cache is not None:
             self.cache.file(chunk)
-        elif chunk not in self._checked:
-            # litdata maps the file: what lies beyond its end would kill the process.
-            file, size = self._file_of(chunk), self.chunks[chunk].size
-            try:
-                found = file.stat().st_size
-            except OSError as error:
-                raise InputError(f"{file}: {error.strerror}") from error
-            if found != size:
-                raise cut_short(file, found, size)
+        if chunk not in self._checked:
+            check_chunk(self.folder, self.chunks[chunk])
             self._checked.add(chunk)
-
-    def _file_of(self, chunk: int) -> Path:
-        assert self.folder is not None
-        return self.folder / self.chunks[chunk].name
 
     def _reader(self) -> Any:
         """litdata's dataset. One a process, as it keeps files open."""
@@ -148,57 +136,6 @@ class Shards:
             )
             self._dataset = os.getpid(), dataset
         return self._dataset[1]
-
-    def _description(self, text: bytes) -> Description:
-        try:
-            description = Description.model_validate_json(text)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise self._damaged("vgglab.json", f"{place}: {first['msg']}".lstrip(": ")) from error
-        if description.version != 1:
-            raise self._damaged("vgglab.json", f"version {description.version}, not 1")
-        return description
-
-    def _chunks(self, text: bytes) -> list[Chunk]:
-        try:
-            index = json.loads(text)
-            packed = index["config"]["compression"] or index["config"]["encryption"]
-            chunks = [
-                Chunk(c["filename"], int(c["chunk_bytes"]), int(c["chunk_size"]))
-                for c in index["chunks"]
-            ]
-        except (ValueError, KeyError, TypeError) as error:
-            raise self._damaged("index.json", f"{type(error).__name__}: {error}") from error
-        if packed or any(Path(chunk.name).name != chunk.name for chunk in chunks):
-            raise self._damaged("index.json", "not of scripts/shard_dataset.py")
-        if (found := sum(chunk.images for chunk in chunks)) != self.description.count:
-            count = self.description.count
-            raise self._damaged("index.json", f"{found:,} images, but vgglab.json says {count:,}")
-        return chunks
-
-    def _array(self, name: str) -> npt.NDArray[Any]:
-        """(count,) integers of one of the files beside the chunks."""
-        try:
-            array = np.load(BytesIO(self._file(name)), allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise self._damaged(name, str(error)) from error
-        if array.shape != (self.description.count,) or array.dtype.kind not in "iu":
-            raise self._damaged(name, f"{array.dtype} of shape {array.shape}")
-        return array
-
-    def _file(self, name: str) -> bytes:
-        """A file beside the chunks, fetched once a node."""
-        if self.cache is None:
-            return self.storage.read(name)
-        file = self.cache.folder / Path(name).name
-        with FileLock(file.with_name(f"{file.name}.lock")):
-            if not file.exists():
-                replace_file(file, self.storage.read(name))
-        return file.read_bytes()
-
-    def _damaged(self, name: str, what: str) -> InputError:
-        return InputError(f"{self.storage.uri}/{name}: damaged ({what})")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_dataset": None}
@@ -217,17 +154,21 @@ class StreamedImages(EncodedImages):
         self.shards = shards
         self.indices = torch.arange(len(shards.labels)) if indices is None else indices
         self.labels = shards.labels[self.indices]
-        self.classes = shards.description.classes
+        self.classes = shards.classes
         self.positions = shards.positions[self.indices]
         self.chunk_of = shards.chunk_of(self.positions)
-        self._check_labels(shards.storage.uri)
+        self._check_labels(shards.uri)
 
     def name(self, index: int) -> str:
-        file = os.fsdecode(bytes(self.shards.names[int(self.indices[index])]))
-        return f"{file} in {self.shards.storage.uri}"
+        return self.shards.name(int(self.indices[index]))
 
     def read(self, index: int) -> bytes:
-        return self.shards.read(int(self.positions[index]))
+        return self.shards.read(int(self.indices[index]))
+
+    def prepare(self, keys: BatchKeys) -> None:
+        """Fetch the batch's chunks, and begin with those that are needed next."""
+        chunks = set(self.chunk_of[keys.images].tolist())
+        self.shards.fetch(sorted(chunks), keys.ahead)
 
     def subset(self, indices: Tensor) -> "StreamedImages":
         return StreamedImages(self.shards, self.indices[indices])
@@ -237,7 +178,60 @@ class StreamedImages(EncodedImages):
         return self.subset(self.positions.argsort())
 
 
-def _turned(chunks: Sequence[int]) -> list[int]:
+def read_shards(
+    storage: Storage, description: bytes, cache: Path, cache_limit: int | None
+) -> Shards:
+    """What is needed to read the images of one split.
+
+    Args:
+        storage: the folder of the split.
+        description: its `vgglab.json`.
+        cache: where chunks from object storage go; see `ChunkCache`.
+        cache_limit: bytes.
+
+    Raises:
+        InputError: a file is missing or damaged, or not of scripts/shard_dataset.py.
+    """
+    import litdata  # noqa: F401 - seconds, once: workers are forked later
+
+    described = parse_file(parse_description, f"{storage.uri}/{DESCRIPTION}", description)
+    index = storage.read(INDEX)
+    chunks = parse_file(parse_index, f"{storage.uri}/{INDEX}", index, described.count)
+    folder, chunk_cache, read = storage.folder, None, partial(storage.read, most=_LARGE)
+    if folder is None:
+        # A set that was made anew has another folder: its chunks have the same names.
+        key = hashlib.sha256(b"\0".join([storage.uri.encode(), description, index])).hexdigest()
+        folder = cache / key[:16] / Path(storage.uri).name
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / INDEX, index)
+        chunk_cache = ChunkCache(storage, chunks, folder, cache, cache_limit)
+        read = partial(_read_once, storage, folder)
+
+    def parsed(parse: Callable[..., Parsed], name: str) -> Parsed:
+        return parse_file(parse, f"{storage.uri}/{name}", read(name), described.count)
+
+    return Shards(
+        storage.uri,
+        folder,
+        chunk_cache,
+        described.classes,
+        chunks,
+        labels=torch.from_numpy(parsed(parse_labels, LABELS)),
+        positions=torch.from_numpy(parsed(parse_order, ORDER)),
+        names=parsed(parse_names, NAMES),
+    )
+
+
+def _read_once(storage: Storage, folder: Path, name: str) -> bytes:
+    """A file beside the chunks, fetched once a node."""
+    file = folder / name
+    with FileLock(file.with_name(f"{name}.lock")):
+        if not file.exists():
+            replace_file(file, storage.read(name, most=_LARGE))
+    return file.read_bytes()
+
+
+def _turn(chunks: Sequence[int]) -> list[int]:
     """The same chunks, begun elsewhere by each process, so that not all fetch the same one."""
-    turn = os.getpid() * 4 % max(len(chunks), 1)
+    turn = os.getpid() * DOWNLOADS % max(len(chunks), 1)
     return [*chunks[turn:], *chunks[:turn]]

@@ -13,34 +13,20 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
+from vgglab.data.storage_errors import MissingFileError, ask_until, gave_up, reason_of
 from vgglab.errors import InputError
-from vgglab.text import duration, one_line
+from vgglab.text import duration
 
 log = logging.getLogger(__name__)
 
 _SCHEMES = ("s3", "gs")
-PART = ".part"
+UNFINISHED = ".part"
 """The ending of a file that is being fetched."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0  # seconds between attempts; it doubles
 _MISSING_SECONDS = 60.0  # how long to wait for a file that should be there
 _ATTEMPTS = 3  # of boto3 by itself, within seconds, for the odd error of a busy server
-_MAY_PASS = (408, 425, 429)  # of the 4xx answers; the others stay as they are
-# Classes, or their bases, of botocore, s3transfer, urllib3, requests and Google's libraries.
-_NETWORK = {
-    "ConnectionError",
-    "HTTPClientError",
-    "IncompleteReadError",
-    "ProtocolError",
-    "RetriesExceededError",
-    "RetryError",
-    "TimeoutError",
-    "TransportError",
-}
-
-
-class MissingFileError(InputError):
-    """There is no such file, or nobody may know that there is."""
+_MOST = 1 << 26  # bytes of a JSON file: an index of 800,000 chunks
 
 
 class Storage:
@@ -85,8 +71,12 @@ class Storage:
         """Where the files are, if they are on a disk."""
         return None if self.scheme else Path(self.uri)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int = _MOST) -> bytes:
         """The content of one file.
+
+        Args:
+            name: of the file.
+            most: bytes; a larger file is refused, as it would take the memory.
 
         Raises:
             MissingFileError: it is not there, or may not be seen.
@@ -94,21 +84,25 @@ class Storage:
         """
         if self.folder is None:
             buffer = BytesIO()
-            self._fetch(name, buffer, time.monotonic() + self.retry_seconds)
+            self._fetch(name, buffer, most, time.monotonic() + self.retry_seconds)
             return buffer.getvalue()
+        file = self.folder / name
         try:
-            return (self.folder / name).read_bytes()
+            if file.stat().st_size > most:
+                raise _too_large(str(file), most)
+            return file.read_bytes()
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise MissingFileError(f"{self.folder / name}: no such file") from error
+            raise MissingFileError(f"{file}: no such file") from error
         except OSError as error:
-            raise InputError(f"{self.folder / name}: {error.strerror}") from error
+            raise InputError(f"{file}: {error.strerror}") from error
 
-    def download(self, name: str, file: Path, deadline: float) -> int:
+    def download(self, name: str, file: Path, most: int, deadline: float) -> int:
         """Copy a file that should be there to `file`, which appears when it is complete.
 
         Args:
             name: of the file in the storage.
             file: where it goes; one process at a time, please.
+            most: bytes; a larger file is refused, as it would fill the disk.
             deadline: until when to ask a server that does not answer, by `time.monotonic`.
 
         Returns:
@@ -118,37 +112,40 @@ class Storage:
             MissingFileError: it is not there, or may not be seen.
             InputError: the server did not answer in time, or the disk is full.
         """
-        part = file.with_name(f"{file.name}{PART}")
+        part = file.with_name(f"{file.name}{UNFINISHED}")
         try:
             with part.open("wb") as stream:
                 # A server that was started again may not have all its files at once.
-                self._fetch(name, stream, deadline, time.monotonic() + _MISSING_SECONDS)
+                missing_until = time.monotonic() + _MISSING_SECONDS
+                self._fetch(name, stream, most, deadline, missing_until)
             size = part.stat().st_size
             part.replace(file)
             return size
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise InputError(f"{file}: {error.strerror or error}") from error
+        finally:
+            part.unlink(missing_ok=True)
 
     def _fetch(
-        self, name: str, stream: BinaryIO, deadline: float, missing_until: float = 0.0
+        self, name: str, stream: BinaryIO, most: int, deadline: float, missing_until: float = 0.0
     ) -> None:
         address, started, pause = f"{self.uri}/{name}", time.monotonic(), _FIRST_PAUSE
+        limited = _Limited(stream, most, address)
         with ExitStack() as notice:
             speaking = False
             while True:
                 stream.seek(0)
                 stream.truncate()
                 try:
-                    self._client().download_fileobj(address, stream)
+                    self._client().download_fileobj(address, limited)
                     break
                 except InputError:
                     raise
                 except Exception as error:  # each provider's library has its own
-                    reason = _reason(error)
-                    left = _patience(error, deadline, missing_until) - time.monotonic()
+                    reason = reason_of(error)
+                    left = ask_until(error, deadline, missing_until) - time.monotonic()
                     if left <= 0:
-                        raise _gave_up(address, error, time.monotonic() - started) from error
+                        raise gave_up(address, error, time.monotonic() - started) from error
                 if not speaking and (speaking := notice.enter_context(self._may_speak())):
                     how_long = duration(round(left))
                     log.warning("%s: %s; trying again for %s", address, reason, how_long)
@@ -224,46 +221,22 @@ def _google_options(endpoint: str | None, anonymous: bool) -> dict[str, Any]:
     return options
 
 
-def _patience(error: Exception, deadline: float, missing_until: float) -> float:
-    """Until when to ask again after an error."""
-    status = _status(error)
-    if status == 404:
-        return min(deadline, missing_until)
-    if status is not None:
-        return deadline if status in _MAY_PASS or status >= 500 else 0.0
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return 0.0 if names.isdisjoint(_NETWORK) or _is_untrusted(error) else deadline
+class _Limited:
+    """A stream that refuses to become too large."""
+
+    def __init__(self, stream: BinaryIO, most: int, address: str) -> None:
+        self._stream = stream
+        self._most = most
+        self._address = address
+
+    def write(self, data: bytes) -> int:
+        if self._stream.tell() + len(data) > self._most:
+            raise _too_large(self._address, self._most)
+        return self._stream.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
-def _gave_up(address: str, error: Exception, seconds: float) -> InputError:
-    kind = MissingFileError if _status(error) in (403, 404) else InputError
-    tried = f"; tried for {duration(seconds)} (data.retry_seconds)" if seconds > 5 else ""
-    return kind(f"{address}: {_reason(error)}{tried}")
-
-
-def _reason(error: Exception) -> str:
-    status = _status(error)
-    if status == 404:
-        return "no such bucket or file (404)"
-    if status == 403:
-        return "access denied (403)"
-    if type(error).__name__ in ("NoCredentialsError", "DefaultCredentialsError"):
-        return "no credentials; give them as the provider's own tools take them (AWS_PROFILE, " + (
-            "AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS), or data.anonymous=true"
-        )
-    if _is_untrusted(error):
-        return "the server's certificate is not trusted (AWS_CA_BUNDLE names one's own)"
-    return one_line(str(error)) or type(error).__name__
-
-
-def _status(error: Exception) -> int | None:
-    """The server's answer, as botocore and google.api_core keep it."""
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):
-        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    code = getattr(error, "code", None)
-    return code if isinstance(code, int) else None
-
-
-def _is_untrusted(error: Exception) -> bool:
-    return "CERTIFICATE_VERIFY_FAILED" in str(error)
+def _too_large(address: str, most: int) -> InputError:
+    return InputError(f"{address}: larger than the {most:,} bytes that it may have")

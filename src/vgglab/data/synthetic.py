@@ -6,8 +6,9 @@ from typing import Annotated, Any
 import torch
 from annotated_types import Ge, Le
 
+from vgglab.data.bounds import Count
 from vgglab.data.images import TensorImages
-from vgglab.data.module import Count, ImageDataModule
+from vgglab.data.module import ImageDataModule
 from vgglab.data.sampling import derive_seed
 from vgglab.data.transforms import Preprocessing
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from vgglab.data.cropping import (
+    AREA,
     CentreCropping,
     Cropping,
     RandomCropping,
@@ -16,13 +17,9 @@ from vgglab.data.cropping import (
     TrainCrop,
 )
 from vgglab.data.resampling import cut_out
-from vgglab.errors import InputError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's, of images scaled to 0..1
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-_FILE_SIZE = 224  # the network's input for files, as in the paper's section 2.1
-_RESIZE = 256 / 224  # the shortest side before the crop: the paper's S = Q = 256 for input 224
 
 
 @dataclass(frozen=True)
@@ -52,16 +49,16 @@ class Preprocessing:
             with_channels(image, self.channels), self.cropping("none").cut(*image.shape[-2:])
         )
 
-    def cropping(self, kind: TrainCrop) -> Cropping:
+    def cropping(self, kind: TrainCrop, area: tuple[float, float] = AREA) -> Cropping:
         """How images of any size become `size`.
 
-        `random_resized`: torchvision's reference (8 % to 100 % of the area). `random`: the paper's
-        section 3.1, the shortest side resized to S, drawn anew for each image where the training
-        scale is a range, then one random crop. `none`: as in evaluation, the centre.
+        `random_resized`: torchvision's reference, of a share of the area from `area`. `random`: the
+        paper's section 3.1, the shortest side resized to S, drawn anew for each image where the
+        training scale is a range, then one random crop. `none`: as in evaluation, the centre.
         """
         resize = self.resize or min(self.size)
         if kind == "random_resized":
-            return RandomResizedCropping(self.size, self.channels)
+            return RandomResizedCropping(self.size, self.channels, area)
         if kind == "random":
             scale = self.train_scale or (resize, resize)
             return RandomCropping(self.size, self.channels, scale)
@@ -87,31 +84,6 @@ class Preprocessing:
             k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()
         }
         return cls(**settings)
-
-
-def preprocessing_of_files(
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    *,
-    image_size: int | None,
-    resize_size: int | None,
-    train_scale: tuple[int, int] | None,
-    test_scale: int | None,
-    crop: TrainCrop,
-) -> Preprocessing:
-    """That of images of any size, from the settings of the same names, `data.image_size` and so on.
-
-    Raises:
-        InputError: the crop would be larger than what it is taken from.
-    """
-    size = image_size or _FILE_SIZE
-    resize = resize_size or test_scale or round(size * _RESIZE)
-    if resize < size:
-        name = "resize_size" if resize_size else "train_scale"
-        raise InputError(f"data.{name}: {resize} is smaller than data.image_size={size}")
-    if train_scale is None and crop == "random":
-        train_scale = (resize, resize)
-    return Preprocessing(mean, std, (size, size), resize, train_scale)
 
 
 @lru_cache

@@ -1,20 +1,7 @@
 """JPEG by simplejpeg (libjpeg-turbo, the extra `turbo`), which can decode at a reduced size."""
 
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor
-
-from vgglab.errors import InputError
-
-
-def check_simplejpeg() -> None:
-    """
-    Raises:
-        InputError: it is not installed.
-    """
-    if find_spec("simplejpeg") is None:
-        raise InputError("data.decode=simplejpeg needs: uv sync --extra turbo")
 
 
 def decode_reduced(data: bytes, size: tuple[int, int], factor: int) -> Tensor | None:

@@ -13,9 +13,9 @@ from torchvision.transforms.v2 import functional
 
 from vgglab.data.images import ImageSet
 from vgglab.data.loading import ResumableLoader
-from vgglab.data.sampling import Key, ShardedBatches
+from vgglab.data.sampling import BatchKeys, ShardedBatches
 from vgglab.data.transforms import with_channels
-from vgglab.errors import InputError
+from vgglab.errors import BrokenImageError
 from vgglab.progress import progress
 
 _CHUNK = 16  # images that a worker prepares at a time: few messages, little memory
@@ -78,7 +78,7 @@ def shape_batches(
             index, with a line that names it.
 
     Raises:
-        InputError: an image cannot be read, and `skipped` is not given.
+        BrokenImageError: an image cannot be read, and `skipped` is not given.
     """
     loader = ResumableLoader(
         _Resized(images, tuple(scales), channels, skip=skipped is not None),
@@ -98,26 +98,26 @@ def shape_batches(
 
 @dataclass
 class _Resized(Dataset[_Chunk]):
-    """Runs in the workers: a list of keys in, their images at all scales out."""
+    """Runs in the workers: keys in, their images at all scales out."""
 
     images: ImageSet
     scales: tuple[int, ...]
     channels: int
     skip: bool
 
-    def __getitem__(self, keys: list[Key]) -> _Chunk:
+    def __getitem__(self, keys: BatchKeys) -> _Chunk:
         found, pixels, broken = [], [torch.empty(0, dtype=torch.uint8)], {}
-        for key in keys:
+        for index in keys.images:
             try:
-                image = with_channels(self.images.image(key.image), self.channels)
-            except InputError as error:
+                image = with_channels(self.images.image(index), self.channels)
+            except BrokenImageError as error:
                 if not self.skip:
                     raise
-                broken[key.image] = str(error)
+                broken[index] = str(error)
                 continue
             for scale in self.scales:
                 resized = functional.resize(image, [scale], antialias=True)
-                found.append((_Shape(scale, *resized.shape[-2:]), key.image))
+                found.append((_Shape(scale, *resized.shape[-2:]), index))
                 pixels.append(resized.flatten())
         return _Chunk(found, torch.cat(pixels), broken)
 

@@ -32,8 +32,7 @@ from vgglab.reporting.terminal import print_result
 def evaluate(job: EvaluateConfig) -> dict[str, float]:
     """Test and write `metrics.json` into the run's folder.
 
-    With `data.on_error=skip` images that cannot be read are left out: `test/skipped` counts them,
-    and `skipped.json` lists them.
+    With `data.on_error=skip` images that cannot be read are left out; `skipped.json` lists them.
 
     Raises:
         InputError: neither or both of checkpoint and weights, files that do not fit each other or
@@ -62,13 +61,11 @@ def evaluate(job: EvaluateConfig) -> dict[str, float]:
     folder = Path(job.run_dir)
     open_run_folder(folder, job.composition)
     left_out = [*images.skipped, *(skipped or {}).values()]
-    if skipped is not None:
-        result["test/skipped"] = len(left_out)
     if left_out:
         write_skipped(folder, left_out)
     write_json(folder / "metrics.json", result)
     print_result(
-        {name: value for name, value in result.items() if name != "test/skipped"},
+        result,
         {
             "what": " + ".join(_names(job)),
             "data": f"{len(images) - len(skipped or ()):,} test images of {type(data).__name__}",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vgglab.data.decoding import decode
 from vgglab.data.transforms import Preprocessing
-from vgglab.errors import InputError
+from vgglab.errors import BrokenImageError
 from vgglab.reporting.pixels import reduced
 
 _THREADS = 16  # each may hold a decoded image of `MAX_PIXELS`
@@ -54,13 +54,13 @@ def read_images(
         whole_side: also keep the whole image, its longest side reduced to so many pixels.
 
     Raises:
-        InputError: a file cannot be read, where `skip` is off.
+        BrokenImageError: a file cannot be read, where `skip` is off.
     """
 
     def read(path: Path) -> ReadImage:
         try:
             image = decode(path)
-        except InputError as error:
+        except BrokenImageError as error:
             if not skip:
                 raise
             return ReadImage(path, None, error=str(error))

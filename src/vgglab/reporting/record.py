@@ -18,6 +18,8 @@ from vgglab.files import read_as
 from vgglab.reporting.history import read_history
 from vgglab.reporting.status import Status, read_status
 
+SKIPPED = "skipped.json"
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True)
@@ -135,6 +137,16 @@ class RunRecord:
     has_checkpoint: bool
 
 
+def read_skipped(run_dir: Path) -> list[str]:
+    """A line for each image that could not be read; none where there is no such file.
+
+    Raises:
+        InputError: the file is something else.
+    """
+    found = read_as(run_dir / SKIPPED, Skipped)
+    return [] if found is None else found.images
+
+
 def read_record(run_dir: Path) -> RunRecord:
     """Read what there is.
 
@@ -143,7 +155,6 @@ def read_record(run_dir: Path) -> RunRecord:
         OSError: the configuration cannot be read.
     """
     found = read_as(run_dir / "mistakes.json", Mistakes)
-    skipped = read_as(run_dir / "skipped.json", Skipped)
     config = run_dir / CONFIG
     return RunRecord(
         status=read_status(run_dir),
@@ -151,7 +162,7 @@ def read_record(run_dir: Path) -> RunRecord:
         history=read_history(run_dir / "metrics.csv"),
         confusion=read_as(run_dir / "confusion.json", Confusion),
         mistakes=found.mistakes if found is not None else [],
-        skipped=skipped.images if skipped is not None else [],
+        skipped=read_skipped(run_dir),
         environment=read_as(run_dir / "environment.json", Environment),
         network=read_as(run_dir / "network.json", NetworkRecord),
         stored=read_stored(run_dir) if config.exists() else None,

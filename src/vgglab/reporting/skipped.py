@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from vgglab.files import read_as, replace_file, shown
+from vgglab.files import replace_file, shown
 from vgglab.reporting.page import code, note
-from vgglab.reporting.record import Skipped
+from vgglab.reporting.record import SKIPPED, Skipped
 
-FILE = "skipped.json"
 _SHOWN = 50
 
 
@@ -17,25 +16,15 @@ def write_skipped(folder: Path, lines: Sequence[str]) -> Path:
     Raises:
         OSError: the folder cannot be written.
     """
-    path = folder / FILE
+    path = folder / SKIPPED
     content = Skipped(count=len(lines), images=list(lines))
     replace_file(path, content.model_dump_json(indent=1).encode())
     return path
 
 
-def read_skipped(folder: Path) -> list[str]:
-    """The lines that `write_skipped` wrote; none where it did not.
-
-    Raises:
-        InputError: the file is something else.
-    """
-    found = read_as(folder / FILE, Skipped)
-    return [] if found is None else found.images
-
-
 def skipped_row(folder: Path, lines: Sequence[str]) -> dict[str, str]:
     """What a run's last lines say of them; empty where there are none."""
-    return {"skipped images": f"{len(lines):,}, in {shown(folder / FILE)}"} if lines else {}
+    return {"skipped images": f"{len(lines):,}, in {shown(folder / SKIPPED)}"} if lines else {}
 
 
 def counted(count: int) -> str:
@@ -50,5 +39,5 @@ def skipped_section(lines: Sequence[str]) -> str:
     if not lines:
         return ""
     first = lines[:_SHOWN]
-    more = f" The first {_SHOWN} are shown, all are in {FILE}." if len(lines) > _SHOWN else ""
+    more = f" The first {_SHOWN} are shown, all are in {SKIPPED}." if len(lines) > _SHOWN else ""
     return note(f"{counted(len(lines))} (data.on_error=skip).{more}") + code("\n".join(first))

@@ -73,11 +73,13 @@ def build_network(job: TrainConfig, data: ImageDataModule, start: Start | None) 
     return network
 
 
-def build_trainer(job: TrainConfig, start: Start | None, preemption: Preemption) -> Trainer:
+def build_trainer(
+    job: TrainConfig, data: ImageDataModule, start: Start | None, preemption: Preemption
+) -> Trainer:
     """Lightning's trainer, with the run's callbacks and loggers."""
     how = job.trainer.model_dump(exclude={"channels_last", "compile", "async_checkpoints"})
     callbacks = [preemption, *_callbacks(job, start)]
-    if job.data.arguments.get("on_error") == "skip":
+    if data.on_error == "skip":
         callbacks.append(SkippedImages(job.run_dir))
     try:
         trainer = Trainer(

@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from torch import Tensor
 
-from vgglab.data.loading import Delivering
+from vgglab.data.loading import ResumableLoader
 from vgglab.progress import Work, shown
 from vgglab.text import duration
 
@@ -55,7 +55,7 @@ class StepStatistics(Callback):
         batch_idx: int,
     ) -> None:
         loader = trainer.train_dataloader
-        waited = loader.seconds_waited if isinstance(loader, Delivering) else None
+        waited = loader.seconds_waited if isinstance(loader, ResumableLoader) else None
         now = time.perf_counter(), waited or 0.0
         if self._mark is not None:
             self._images += len(batch[0]) * trainer.world_size

@@ -31,7 +31,8 @@ from vgglab.files import alone_in, read_json, remove, remove_leftovers, shown
 from vgglab.reporting.environment import open_run_folder, write_json
 from vgglab.reporting.history import read_history
 from vgglab.reporting.network import network_record
-from vgglab.reporting.skipped import read_skipped, skipped_row
+from vgglab.reporting.record import read_skipped
+from vgglab.reporting.skipped import skipped_row
 from vgglab.reporting.summary import summarize
 from vgglab.reporting.tensorboard import boards
 from vgglab.reporting.terminal import console, print_result
@@ -87,7 +88,7 @@ def _train(job: TrainConfig, preemption: Preemption) -> dict[str, float]:
     data = build_data(job)
     network = build_network(job, data, start)
     summary = summarize(network, (data.preprocessing.channels, *data.preprocessing.size))
-    trainer = build_trainer(job, start, preemption)
+    trainer = build_trainer(job, data, start, preemption)
     classifier = build_classifier(job, data, network)
     rehearse(classifier, data, trainer)
     if job.is_sweep and starts_processes(trainer):

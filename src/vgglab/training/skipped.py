@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 from torch.distributed import all_gather_object
 
-from vgglab.dashboard.drawing import datamodule
+from vgglab.data.attached import datamodule
 from vgglab.errors import InputError
 from vgglab.files import shown
-from vgglab.reporting.skipped import FILE, counted, read_skipped, write_skipped
+from vgglab.reporting.record import SKIPPED, read_skipped
+from vgglab.reporting.skipped import counted, write_skipped
 from vgglab.text import printable
 
 log = logging.getLogger(__name__)
@@ -48,28 +48,20 @@ class SkippedImages(Callback):
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._evaluated = 0
 
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._evaluated = 0
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,
-        batch: tuple[Tensor, Tensor],
-        *place: int,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         self._evaluated += len(batch[1])
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: tuple[Tensor, Tensor],
-        *place: int,
-    ) -> None:
-        self._evaluated += len(batch[1])
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:  # which sees a few images only
@@ -82,7 +74,7 @@ class SkippedImages(Callback):
         self._gather(trainer)
         if trainer.is_global_zero and len(self.lines) > self._earlier and not self._told:
             self._told = True
-            where = shown(self.run_dir / FILE)
+            where = shown(self.run_dir / SKIPPED)
             log.warning("%s (data.on_error=skip); %s lists them", counted(len(self.lines)), where)
 
     def on_save_checkpoint(
@@ -118,7 +110,7 @@ class SkippedImages(Callback):
         """What this process has skipped since it was asked last."""
         loaders = (trainer.train_dataloader, trainer.val_dataloaders, trainer.test_dataloaders)
         sources = (*loaders, *datamodule(trainer).sets.values())  # of some, sets kept in memory
-        found = (printable(line) for each in sources for line in getattr(each, "skipped", ()))
+        found = (printable(line) for source in sources for line in getattr(source, "skipped", ()))
         return [line for line in dict.fromkeys(found) if line not in self.lines]
 
     def _add(self, trainer: Trainer, lines: list[str]) -> None:

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 
 from vgglab.config.secrets import line_without_secrets
@@ -75,16 +74,6 @@ def epoch_of(metrics: Mapping[str, float]) -> dict[str, float]:
 def run_name(run_dir: str) -> str:
     """Such as `digits/2026-01-31_12-00-00`."""
     return "/".join(Path(run_dir).resolve().parts[-2:])
-
-
-def require(package: str) -> None:
-    """Look for a package.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    if find_spec(package) is None:
-        raise InputError(f"logger={package} needs: uv sync --extra {package}")
 
 
 def first_line(error: Exception) -> str:

@@ -16,8 +16,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from vgglab.config.typed import flatten
 from vgglab.errors import InputError
+from vgglab.extras import require
 from vgglab.files import read_json
-from vgglab.reporting.tracking.kept import Kept, first_line, require, run_name
+from vgglab.reporting.tracking.kept import Kept, first_line, run_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -65,7 +66,7 @@ class MLflow(Logger):
         resume_step: int | None = None,
         hyperparameters: dict[str, Any] | None = None,
     ) -> None:
-        require("mlflow")
+        require("mlflow", extra="mlflow", what="logger=mlflow")
         super().__init__()
         self._run_dir = Path(run_dir)
         self._save_dir = save_dir

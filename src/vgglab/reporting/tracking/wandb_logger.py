@@ -12,8 +12,9 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from vgglab.config.secrets import without_secrets
 from vgglab.errors import InputError
+from vgglab.extras import require
 from vgglab.ranks import process_rank
-from vgglab.reporting.tracking.kept import Kept, epoch_of, first_line, require, run_name
+from vgglab.reporting.tracking.kept import Kept, epoch_of, first_line, run_name
 
 
 class WeightsAndBiases(WandbLogger):
@@ -46,7 +47,7 @@ class WeightsAndBiases(WandbLogger):
         resume_step: int | None = None,
         hyperparameters: dict[str, Any] | None = None,
     ) -> None:
-        require("wandb")
+        require("wandb", extra="wandb", what="logger=wandb")
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 

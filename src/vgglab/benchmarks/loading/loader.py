@@ -19,15 +19,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vgglab.benchmarks.clock import one_thread, wait_for
-from vgglab.benchmarks.loader_speed import LoaderSpeed, Round
-from vgglab.benchmarks.reference import ReferenceImages
-from vgglab.benchmarks.stages import measure_stages
-from vgglab.benchmarks.training_rate import TrainingRate
+from vgglab.benchmarks.loading.loader_speed import LoaderSpeed, Round
+from vgglab.benchmarks.loading.reference import ReferenceImages
+from vgglab.benchmarks.loading.stages import measure_stages
+from vgglab.benchmarks.loading.training_rate import TrainingRate
 from vgglab.config.benchmark_jobs import LoaderBenchmark
+from vgglab.cores import usable_cores
 from vgglab.data import ImageDataModule
-from vgglab.data.batches import Batch, BatchMaker, BatchView
-from vgglab.data.encoded import EncodedBatch, decoded
-from vgglab.data.sampling import Key, per_device_batch_size
+from vgglab.data.batches import Batch, BatchView
+from vgglab.data.encoded import AnyBatchMaker, EncodedBatchMaker
+from vgglab.data.sampling import BatchKeys, per_device_batch_size
 from vgglab.errors import InputError
 from vgglab.progress import each
 from vgglab.reporting.environment import environment
@@ -56,7 +57,7 @@ def measure_loader(job: LoaderBenchmark) -> LoaderSpeed:
     # The end of its epoch finds no worker at work, which would take from the other side's turn.
     data.sets["train"] = train.subset(order[:timed])
     loader = data.train_dataloader()
-    maker: BatchMaker | None = loader.dataset.make  # type: ignore[attr-defined]
+    maker: AnyBatchMaker | None = loader.dataset.make  # type: ignore[attr-defined]
     images = ReferenceImages(data.sets["train"], data)
     reference = _reference_loader(images, data.batch_size, workers, device)
     network = TrainingRate(job, data, _first_batch(data, maker, device), device)
@@ -76,9 +77,10 @@ def measure_loader(job: LoaderBenchmark) -> LoaderSpeed:
         rounds=rounds[1:],  # the first was the warm-up
         data=type(data).__name__,
         batch_size=data.batch_size,
+        trained_batch_size=network.batch_size,
         workers=workers,
         image_bytes=_mean_bytes(images, staged),
-        cores=len(os.sched_getaffinity(0)),
+        cores=usable_cores(),
         processes=processes,
         nodes=nodes,
         model=str(job.model.arguments.get("name", job.model.target)),
@@ -132,17 +134,17 @@ def _reading_order(data: ImageDataModule, images: int) -> Tensor:
     order: list[int] = []
     while len(order) < images:
         for keys in sampler:
-            order += [key.image for key in keys]
+            order += keys.images
             if len(order) >= images:
                 break
         sampler.resume(sampler.epoch + 1, 0)
     return torch.tensor(order[:images])
 
 
-def _first_batch(data: ImageDataModule, maker: BatchMaker | None, device: torch.device) -> Batch:
-    keys = [Key(0, i) for i in range(data.batch_size)]
-    batch: Batch | EncodedBatch = BatchView(data.sets["train"], maker, data.seed)[keys]
-    return decoded(batch, device) if isinstance(batch, EncodedBatch) else batch
+def _first_batch(data: ImageDataModule, maker: AnyBatchMaker | None, device: torch.device) -> Batch:
+    keys = BatchKeys(0, list(range(data.batch_size)))
+    batch = BatchView(data.sets["train"], maker, data.seed)[keys]
+    return maker.decode(batch, device) if isinstance(maker, EncodedBatchMaker) else batch
 
 
 def _reference_loader(

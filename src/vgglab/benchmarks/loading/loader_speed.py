@@ -1,4 +1,4 @@
-"""What `vgglab.benchmarks.loader` measured, for people and for programs."""
+"""What `vgglab.benchmarks.loading.loader` measured, for people and for programs."""
 
 import statistics
 from dataclasses import asdict, dataclass
@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.table import Table
 
-from vgglab.benchmarks.bottleneck import Bottleneck
+from vgglab.benchmarks.loading.bottleneck import Bottleneck
+from vgglab.benchmarks.loading.stages import STAGES
 from vgglab.benchmarks.spread import measured_table, with_spread
-from vgglab.benchmarks.stages import STAGES
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class LoaderSpeed:
     data: str
     batch_size: int
     """Of one process."""
+    trained_batch_size: int
+    """Of the training steps that were timed; on a CPU smaller."""
     workers: int
     image_bytes: float | None
     """Of an image as stored, mean; None: they are kept decoded."""
@@ -87,6 +89,7 @@ class LoaderSpeed:
             *self._storage(),
             "",
             f"{self.data}{source}; {self.model}, batch {self.batch_size}, {self.precision};",
+            *self._trained(),
             f"median (lowest to highest) of {len(self.rounds)} rounds;",
             f"{device} of {self.cpu}, torch {self.torch},",
             f"load average {min(load):.1f} to {max(load):.1f}",
@@ -108,6 +111,11 @@ class LoaderSpeed:
                 shown = [with_spread([of[stage] for of in side], 2) for side in sides]
                 table.add_row(f"  {stage}", *shown)
         return table
+
+    def _trained(self) -> list[str]:
+        if self.trained_batch_size == self.batch_size:
+            return []
+        return [f"its training steps were timed on batches of {self.trained_batch_size};"]
 
     def _storage(self) -> list[str]:
         if self.image_bytes is None:

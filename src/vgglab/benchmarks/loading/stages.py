@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from vgglab.benchmarks.clock import wait_for
-from vgglab.benchmarks.reference import ReferenceImages
+from vgglab.benchmarks.loading.reference import ReferenceImages
 from vgglab.data import ImageDataModule
-from vgglab.data.batches import Batch, BatchMaker, BatchView, Source, empty_batch, labelled
-from vgglab.data.encoded import EncodedBatchMaker, decoded
+from vgglab.data.batches import Batch, BatchView, Source, empty_batch, label
+from vgglab.data.encoded import AnyBatchMaker, EncodedBatchMaker
 from vgglab.data.images import EncodedImages, ImageSet
 from vgglab.data.resampling import write_cut
-from vgglab.data.sampling import Key
-from vgglab.errors import InputError
+from vgglab.data.sampling import BatchKeys
+from vgglab.errors import BrokenImageError
 
 STAGES = ("read", "decode", "crop", "transfer", "network input")
 """From the storage, by the decoder, into the batch's uint8 pixels, to the device, and there to what
@@ -52,7 +52,7 @@ class Laps:
 
 
 def measure_stages(
-    data: ImageDataModule, images: ImageSet, maker: BatchMaker | None, device: torch.device
+    data: ImageDataModule, images: ImageSet, maker: AnyBatchMaker | None, device: torch.device
 ) -> tuple[dict[str, float], dict[str, float]]:
     """vgglab's and the reference's milliseconds an image.
 
@@ -68,24 +68,22 @@ def measure_stages(
         assert maker is not None
         contents = [ours.time("read", partial(reference.read, i)) for i in range(len(images))]
         theirs.seconds["read"] = ours.seconds["read"]
-        batch = _made(ours, maker, images, contents, device)
-        pictures = (theirs.time("decode", partial(reference.opened, c)) for c in contents)
+        batch = _make_batch(ours, maker, images, contents, device)
+        pictures = (theirs.time("decode", partial(reference.open, c)) for c in contents)
         crops = [theirs.time("crop", partial(reference.transform, p)) for p in pictures]
     else:
-        keys = [Key(0, i) for i in range(len(images))]
+        keys = BatchKeys(0, list(range(len(images))))
         batch = ours.time("crop", lambda: BatchView(images)[keys])
-        crops = [
-            theirs.time("crop", partial(reference.__getitem__, i))[0] for i in range(len(keys))
-        ]
+        crops = [theirs.time("crop", partial(reference.__getitem__, i))[0] for i in keys.images]
     _finish(ours, batch.images, device, lambda pixels: _input(data, batch, pixels))
     stacked = theirs.time("crop", lambda: torch.stack(crops))
     _finish(theirs, stacked, device, data.preprocessing.normalize)
     return ours.milliseconds(len(images)), theirs.milliseconds(len(images))
 
 
-def _made(
+def _make_batch(
     laps: Laps,
-    maker: BatchMaker,
+    maker: AnyBatchMaker,
     images: EncodedImages,
     contents: list[bytes],
     device: torch.device,
@@ -95,22 +93,22 @@ def _made(
         for i, content in enumerate(contents)
     ]
     if isinstance(maker, EncodedBatchMaker):
-        return laps.time("decode", lambda: _decoded(maker, sources, device))
+        return laps.time("decode", lambda: _decode(maker, sources, device))
     size, channels = maker.cropping.size, maker.cropping.channels
     pixels = laps.time("crop", lambda: empty_batch(len(sources), channels, size))
-    for slot, (source, numbers) in enumerate(maker.drawn(sources, 0)):
+    for slot, (source, numbers) in enumerate(maker.draw(sources, 0)):
         try:
-            image, cut = laps.time("decode", partial(maker.opened, source, numbers))
-        except InputError:
+            image, cut = laps.time("decode", partial(maker.decode, source, numbers))
+        except BrokenImageError:
             if maker.on_error == "raise":
                 raise
         else:
             laps.time("crop", partial(write_cut, image[None], cut, pixels[slot : slot + 1]))
-    return labelled(pixels, sources, 0, maker.seed, ())
+    return label(pixels, sources, 0, maker.seed, ())
 
 
-def _decoded(maker: EncodedBatchMaker, sources: list[Source], device: torch.device) -> Batch:
-    batch = decoded(maker(sources, 0), device)
+def _decode(maker: EncodedBatchMaker, sources: list[Source], device: torch.device) -> Batch:
+    batch = maker.decode(maker(sources, 0), device)
     wait_for(device)
     return batch
 
@@ -118,11 +116,11 @@ def _decoded(maker: EncodedBatchMaker, sources: list[Source], device: torch.devi
 def _finish(
     laps: Laps, images: Tensor, device: torch.device, make_input: Callable[[Tensor], Any]
 ) -> None:
-    moved = laps.time("transfer", lambda: _waited(images.to(device), device))
-    laps.time("network input", lambda: _waited(make_input(moved), device))
+    moved = laps.time("transfer", lambda: _wait_after(images.to(device), device))
+    laps.time("network input", lambda: _wait_after(make_input(moved), device))
 
 
-def _waited(result: Result, device: torch.device) -> Result:
+def _wait_after(result: Result, device: torch.device) -> Result:
     wait_for(device)
     return result
 

@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 from torchvision import transforms
 
 from vgglab.data import ImageDataModule
-from vgglab.data.cropping import TrainCrop
+from vgglab.data.cropping import AREA, TrainCrop
 from vgglab.data.images import EncodedImages, ImageSet, TensorImages
-from vgglab.errors import InputError
+from vgglab.errors import BrokenImageError
 
 Transform = Callable[[Image.Image], Tensor]
 _Step = Callable[[Image.Image], Image.Image]
@@ -35,16 +35,22 @@ class RandomScaleCrop:
         return self.crop(transforms.functional.resize(image, shortest))
 
 
-def file_crop(kind: TrainCrop, size: tuple[int, int], scale: tuple[int, int]) -> list[_Step]:
+def file_crop(
+    kind: TrainCrop,
+    size: tuple[int, int],
+    scale: tuple[int, int],
+    area: tuple[float, float] = AREA,
+) -> list[_Step]:
     """torchvision's transforms for `vgglab.data.cropping`'s kinds.
 
     Args:
         kind: `none` is evaluation's.
         size: height and width of the network's input, pixels.
         scale: the smallest and the largest shortest side before the crop, pixels.
+        area: the smallest and the largest share of the area of a `random_resized` crop.
     """
     if kind == "random_resized":
-        return [transforms.RandomResizedCrop(size)]
+        return [transforms.RandomResizedCrop(size, scale=area)]
     if kind == "none":
         return [transforms.Resize(scale[0]), transforms.CenterCrop(size)]
     if scale[0] == scale[1]:
@@ -62,15 +68,12 @@ def training_transform(data: ImageDataModule) -> Transform:
 
 def _crop(data: ImageDataModule) -> list[_Step]:
     size, resize = data.preprocessing.size, data.preprocessing.resize
-    if data.crop is not None:
-        kind = data.crop if data.augment else "none"
+    crop = data.train_crop if data.augment else "none"
+    if crop == "random" and data.train_scale is not None:
+        return file_crop("random", size, data.train_scale)
+    if crop is not None and (data.crops_one_by_one or crop != "none"):
         shortest = resize or min(size)
-        scale = data.preprocessing.train_scale if kind == "random" else None
-        return file_crop(kind, size, scale or (shortest, shortest))
-    if data.augment and data.train_scale is not None:
-        return [RandomScaleCrop(data.train_scale, size)]
-    if data.augment and data.random_resized is not None:
-        return [transforms.RandomResizedCrop(size, scale=data.random_resized)]
+        return file_crop(crop, size, (shortest, shortest), data.crop_area)
     if data.augment and data.pad:
         return [transforms.RandomCrop(size, padding=data.pad)]
     return []
@@ -99,7 +102,7 @@ class ReferenceImages(Dataset[tuple[Tensor, int]]):
         if self.pixels is not None:
             image = Image.fromarray(self.pixels[index])
         else:
-            image = self.opened(self.read(index))
+            image = self.open(self.read(index))
         return self.transform(image), self.labels[index]
 
     # What is broken, and vgglab's loader may be told to skip, would end the reference.
@@ -109,17 +112,17 @@ class ReferenceImages(Dataset[tuple[Tensor, int]]):
         assert isinstance(self.images, EncodedImages)
         try:
             return self.images.read(index)
-        except InputError:
+        except BrokenImageError:
             return b""
 
-    def opened(self, content: bytes) -> Image.Image:
+    def open(self, content: bytes) -> Image.Image:
         """Of what cannot be decoded: black."""
         try:
-            return opened(content)
+            return open_image(content)
         except (OSError, SyntaxError, ValueError):
             return Image.new("RGB", (256, 256))
 
 
-def opened(content: bytes) -> Image.Image:
+def open_image(content: bytes) -> Image.Image:
     """As torchvision's `pil_loader`."""
     return Image.open(io.BytesIO(content)).convert("RGB")

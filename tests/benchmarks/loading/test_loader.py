@@ -9,16 +9,17 @@ import torch
 from PIL import Image
 
 from tests.conftest import Compose
-from vgglab.benchmarks import loader, training_rate
-from vgglab.benchmarks.bottleneck import Bottleneck
-from vgglab.benchmarks.loader import measure_loader
-from vgglab.benchmarks.loader_speed import LoaderSpeed, Round
-from vgglab.benchmarks.reference import ReferenceImages, file_crop, training_transform
-from vgglab.benchmarks.stages import STAGES, measure_stages
+from vgglab.benchmarks.loading import loader, training_rate
+from vgglab.benchmarks.loading.bottleneck import Bottleneck
+from vgglab.benchmarks.loading.loader import measure_loader
+from vgglab.benchmarks.loading.loader_speed import LoaderSpeed, Round
+from vgglab.benchmarks.loading.reference import ReferenceImages, file_crop, training_transform
+from vgglab.benchmarks.loading.stages import STAGES, measure_stages
 from vgglab.config.benchmark_jobs import LoaderBenchmark
 from vgglab.config.schema import parse
 from vgglab.data import ImageFolder, Synthetic
-from vgglab.data.encoded import batch_maker
+from vgglab.data.batches import BatchMaker
+from vgglab.data.encoded import EncodedBatchMaker
 from vgglab.data.images import TensorImages
 from vgglab.errors import InputError
 
@@ -97,9 +98,7 @@ def test_a_gpus_decoder_crops_in_the_same_stage(photos: Path) -> None:
     """Played by the CPU."""
     data = ImageFolder(root=str(photos), image_size=32)
     data.setup("fit")
-    maker = batch_maker(
-        data.preprocessing.cropping("random_resized"), 0, "cuda", "raise", training=True
-    )
+    maker = EncodedBatchMaker(BatchMaker(data.preprocessing.cropping("random_resized")))
     ours, theirs = measure_stages(data, data.sets["train"], maker, torch.device("cpu"))
     assert theirs.keys() == set(STAGES)
     assert ours.keys() == set(STAGES) - {"crop"}
@@ -126,7 +125,7 @@ def test_what_is_measured_is_what_a_run_would_read_first() -> None:
     expected: list[int] = []
     for epoch in range(2):
         sampler.resume(epoch, 0)
-        expected += [key.image for keys in sampler for key in keys]
+        expected += [image for keys in sampler for image in keys.images]
     assert len(expected) == 24  # the incomplete batches are dropped
     assert loader._reading_order(data, 18).tolist() == expected[:18]
 
@@ -215,6 +214,7 @@ def test_the_table_fits_a_terminal() -> None:
         rounds=[Round(123456.0, 12345.0, 12345.6, stages, stages, 1.0)] * 3,
         data="ImageFolder",
         batch_size=256,
+        trained_batch_size=2,
         workers=16,
         image_bytes=110_000,
         cores=128,
@@ -226,6 +226,6 @@ def test_the_table_fits_a_terminal() -> None:
         cpu="AMD EPYC",
         torch="2.15.0+cu132",
     )
-    lines = [*speed.bottleneck.lines(), *speed._storage()]
+    lines = [*speed.bottleneck.lines(), *speed._storage(), *speed._trained()]
     assert max(map(len, lines)) <= 70
     assert speed.to_dict()["ratio"] == pytest.approx(10.0, rel=0.01)

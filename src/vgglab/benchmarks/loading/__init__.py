@@ -1,0 +1,1 @@
+"""A training run's loader against torchvision's, stage by stage, and against the network."""
