@@ -898,7 +898,7 @@ def test_a_disk_that_fills_up_costs_one_line(
 
 
 def test_a_disk_that_is_full_for_shards_costs_one_line_too(forks: Forks, tmp_path: Path) -> None:
-    job = ("data=synthetic", "output=out/shards", "num_workers=0")
+    job = ("data=synthetic", "output=out/shards", "data.num_workers=0")
     done = forks.run("shard_dataset", job, tmp_path, seconds=SECONDS, largest_file=1000)
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()

@@ -27,9 +27,6 @@ STAGES = ("read", "decode", "crop", "transfer", "network input")
 the network sees. The reference's `crop` mirrors too; vgglab mirrors on the device. A GPU that
 decodes (`data.decode=cuda`) crops in the same stage. Images in memory have no first two."""
 
-# Others may take the processor away meanwhile; what waits for something else needs a clock.
-_CLOCKS = {"decode": time.thread_time, "crop": time.thread_time}
-
 Result = TypeVar("Result")
 
 
@@ -40,10 +37,9 @@ class Laps:
         self.seconds: dict[str, float] = {}
 
     def time(self, stage: str, do: Callable[[], Result]) -> Result:
-        clock = _CLOCKS.get(stage, time.perf_counter)
-        begun = clock()
+        begun = time.perf_counter()
         result = do()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + clock() - begun
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begun
         return result
 
     def milliseconds(self, images: int) -> dict[str, float]:

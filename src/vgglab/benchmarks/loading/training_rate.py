@@ -10,6 +10,7 @@ from vgglab.benchmarks.clock import wait_for
 from vgglab.config.benchmark_jobs import LoaderBenchmark
 from vgglab.data import ImageDataModule
 from vgglab.data.batches import Batch
+from vgglab.errors import InputError
 
 _SECONDS = 1.0  # at least so long, and at least one step
 # Images of a step: a CPU hardly gains from more, and VGG-16 takes it a second or more for two.
@@ -24,6 +25,9 @@ class TrainingRate:
         data: turns batches into the network's input.
         batch: of the loader.
         device: where the network is.
+
+    Raises:
+        InputError: the images are too small for the network, or the batch too large for the device.
     """
 
     def __init__(
@@ -51,6 +55,10 @@ class TrainingRate:
         # It costs what `optimizer=sgd` does; the time of other optimisers differs by little.
         optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
         self.network, self.optimizer = self.fabric.setup(network, optimizer)
+        try:
+            self._step()
+        except (RuntimeError, ValueError) as error:
+            raise InputError(f"the network cannot train on a batch: {error}") from error
 
     @property
     def batch_size(self) -> int:
