@@ -18,7 +18,7 @@ def main(config: DictConfig) -> None:
         from vgglab.config.schema import parse
 
         job = parse(config, PrepareImagenetConfig)
-        from vgglab.data.prepare import prepare_imagenet
+        from vgglab.data.sources.prepare import prepare_imagenet
 
         prepare_imagenet(Path(job.archives), Path(job.root))
         print(f"{job.root} is complete and counted: use it with data=imagenet data.root={job.root}")

@@ -18,8 +18,8 @@ def main(config: DictConfig) -> None:
         from vgglab.config.schema import parse
 
         job = parse(config, ShardDatasetConfig)
-        from vgglab.data.recipe import Recipe
-        from vgglab.data.sharding import Sharding
+        from vgglab.data.shards.recipe import Recipe
+        from vgglab.data.shards.writing import Sharding
         from vgglab.reporting.terminal import console
 
         data = job.data.build("data")

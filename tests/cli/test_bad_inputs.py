@@ -61,7 +61,7 @@ SECONDS = 60.0  # for a row; most take less than one
 TRAIN = " ".join(["train", *TINY])
 # Three classes, four validation images: archives of ImageNet that are small.
 SMALL = (
-    "from vgglab.data import prepare as p;"
+    "from vgglab.data.sources import prepare as p;"
     "p.prepare_imagenet.__kwdefaults__['counts'] = p.Counts(classes=3, train=3, val=4)"
 )
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
-from tests.data.s3_server import KEYS, S3Server
-from tests.data.small_shards import write_shards
+from tests.data.shards.s3_server import KEYS, S3Server
+from tests.data.shards.small_shards import write_shards
 
 pytestmark = pytest.mark.faults
 

@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import functional
 from vgglab.config.jobs import ExtractFeaturesConfig, LinearProbeConfig
 from vgglab.config.schema import Network, parse
 from vgglab.data.decoding import decode
-from vgglab.data.listing import list_images
+from vgglab.data.sources.listing import list_images
 from vgglab.data.transforms import Preprocessing
 from vgglab.errors import InputError
 from vgglab.evaluation.trained import Trained

@@ -19,8 +19,8 @@ from tests.fuzz.checkpoints import CHECKPOINTS
 from tests.fuzz.images import IMAGES
 from tests.fuzz.mutation import Example, Form, files
 from tests.fuzz.worker import Target, Worker
-from vgglab.data.archives import extract, open_tar, read_member
 from vgglab.data.decoding import MAX_PIXELS, decode, image_size
+from vgglab.data.sources.archives import extract, open_tar, read_member
 from vgglab.networks.weights import read_checkpoint, read_state_dict
 
 pytestmark = pytest.mark.filterwarnings("ignore:Duplicate name")  # of parts put in twice

@@ -29,7 +29,7 @@ from vgglab.data.batches import Batch, BatchMaker, Source
 from vgglab.data.cropping import Cut, TrainCrop
 from vgglab.data.decoding import CpuDecoder, image_size, read_file
 from vgglab.data.finding import find_images
-from vgglab.data.recipe import Recipe
+from vgglab.data.shards.recipe import Recipe
 from vgglab.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from vgglab.progress import each
 from vgglab.reporting.environment import environment

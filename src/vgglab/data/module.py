@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vgglab.data.augmenting import AugmentingDataModule
+from vgglab.data.augmented_module import AugmentingDataModule
 from vgglab.data.batches import BatchView, OnError
 from vgglab.data.bounds import Count, CountOrZero, Fraction
 from vgglab.data.device import OnDevice, Residents, SideStream, copy_to

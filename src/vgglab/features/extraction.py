@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vgglab.config.jobs import ExtractFeaturesConfig
 from vgglab.data.images import FileImages
-from vgglab.data.listing import list_images
+from vgglab.data.sources.listing import list_images
 from vgglab.errors import InputError
 from vgglab.evaluation.batching import ShapeBatch, shape_batches
 from vgglab.evaluation.protocols import autocast, find_device

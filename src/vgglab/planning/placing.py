@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from vgglab.config.launch_jobs import PlanConfig
 from vgglab.data import ImageDataModule
-from vgglab.data.known import TrainingImages, known_images
+from vgglab.data.sources.known import TrainingImages, known_images
 from vgglab.errors import InputError
 from vgglab.planning.hardware import Hardware
 from vgglab.planning.memory import Held

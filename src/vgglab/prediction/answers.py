@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vgglab.data.imagenette import NAMES
+from vgglab.data.sources.imagenette import NAMES
 from vgglab.evaluation.trained import Trained
 from vgglab.prediction.reading import ReadImage
 from vgglab.text import percent, plural

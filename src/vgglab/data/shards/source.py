@@ -8,13 +8,13 @@ from typing import Annotated, Any
 from annotated_types import Ge
 
 from vgglab.data.bounds import Count
-from vgglab.data.chunk_order import ChunkedBatches
-from vgglab.data.encoded_source import EncodedDataModule
 from vgglab.data.images import ImageSet
 from vgglab.data.sampling import ShardedBatches
-from vgglab.data.shards import Shards, StreamedImages, read_shards
-from vgglab.data.storage import Storage
-from vgglab.data.storage_errors import MissingFileError
+from vgglab.data.shards.order import ChunkedBatches
+from vgglab.data.shards.reading import Shards, StreamedImages, read_shards
+from vgglab.data.shards.storage import Storage
+from vgglab.data.shards.storage_errors import MissingFileError
+from vgglab.data.sources.encoded_source import EncodedDataModule
 from vgglab.errors import InputError
 from vgglab.extras import require
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
-from vgglab.data.storage_errors import MissingFileError, ask_until, gave_up, reason_of
+from vgglab.data.shards.storage_errors import MissingFileError, ask_until, gave_up, reason_of
 from vgglab.errors import InputError
 from vgglab.text import duration
 

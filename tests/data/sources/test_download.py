@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from vgglab.data import download as download_module
-from vgglab.data.download import download
+from vgglab.data.sources import download as download_module
+from vgglab.data.sources.download import download
 from vgglab.errors import InputError
 
 DATA = bytes(i * i % 251 for i in range(1_000_000))

@@ -3,15 +3,15 @@
 import math
 from dataclasses import dataclass
 
-from vgglab.data.cifar import CIFAR10, CIFAR100
-from vgglab.data.digits import Digits
-from vgglab.data.imagenet import ImageNet
-from vgglab.data.imagenette import Imagenette
 from vgglab.data.module import ImageDataModule
-from vgglab.data.synthetic import Synthetic
+from vgglab.data.sources.cifar import CIFAR10, CIFAR100
+from vgglab.data.sources.digits import Digits
+from vgglab.data.sources.imagenet import ImageNet
+from vgglab.data.sources.imagenette import Imagenette
+from vgglab.data.sources.synthetic import Synthetic
 
 # ILSVRC2012_img_train.tar and its images, as in TensorFlow Datasets' checksums; the archives of
-# Imagenette (vgglab.data.imagenette) and the images of both of their splits.
+# Imagenette (vgglab.data.sources.imagenette) and the images of both of their splits.
 _IMAGENET_BYTES = 147_897_477_120 / 1_281_167
 _IMAGENETTE_BYTES = {
     "full": 1_557_161_267 / 13_394,

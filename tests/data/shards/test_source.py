@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.data.s3_server import KEYS, S3Server
-from tests.data.small_shards import pixels, write_shards
+from tests.data.shards.s3_server import KEYS, S3Server
+from tests.data.shards.small_shards import pixels, write_shards
 
 from vgglab.data import ImageStream
 from vgglab.data.batches import Batch
-from vgglab.data.shards import StreamedImages
+from vgglab.data.shards.reading import StreamedImages
 from vgglab.errors import InputError
 
 TRAIN, VAL, SIDE = 53, 11, 12

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from filelock import FileLock
 
-from vgglab.data.archives import extract, open_tar
-from vgglab.data.download import download
-from vgglab.data.folder import ImageFolder
 from vgglab.data.images import FileImages
+from vgglab.data.sources.archives import extract, open_tar
+from vgglab.data.sources.download import download
+from vgglab.data.sources.folder import ImageFolder
 from vgglab.errors import InputError
 from vgglab.progress import progress
 

@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader
 from vgglab.data.batches import OnError
 from vgglab.data.images import ImageSet
 from vgglab.data.module import ImageDataModule
-from vgglab.data.recipe import Recipe, file_content
-from vgglab.data.shard_parts import RECORDS, Parts, name_of, order_in_chunks
+from vgglab.data.shards.parts import RECORDS, Parts, name_of, order_in_chunks
+from vgglab.data.shards.recipe import Recipe, file_content
 from vgglab.errors import InputError
 from vgglab.extras import require
 from vgglab.files import alone_in, flush, read_json, replace_file

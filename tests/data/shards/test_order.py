@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vgglab.data.chunk_order import ChunkedBatches
+from vgglab.data.shards.order import ChunkedBatches
 
 
 def batches(

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from vgglab.data.chunk_cache import Chunk
+from vgglab.data.shards.cache import Chunk
 from vgglab.errors import InputError
 from vgglab.text import one_line, shortened
 

@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 
 from vgglab.data.batches import OnError
 from vgglab.data.images import FileImages, ImageSet
-from vgglab.data.recipe import Recipe, file_content
-from vgglab.data.shard_index import LABELS, NAMES, ORDER
+from vgglab.data.shards.index import LABELS, NAMES, ORDER
+from vgglab.data.shards.recipe import Recipe, file_content
 from vgglab.errors import BrokenImageError, InputError
 from vgglab.files import flush, read_json, replace_file
 from vgglab.text import one_line

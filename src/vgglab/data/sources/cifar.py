@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from vgglab.data.archives import open_tar, read_member
-from vgglab.data.download import download
 from vgglab.data.images import TensorImages
 from vgglab.data.module import ImageDataModule
+from vgglab.data.sources.archives import open_tar, read_member
+from vgglab.data.sources.download import download
 from vgglab.data.transforms import Preprocessing
 from vgglab.errors import InputError
 

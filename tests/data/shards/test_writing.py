@@ -16,13 +16,13 @@ from PIL import Image
 from torchvision.transforms.v2.functional import resize
 
 from vgglab.data.decoding import decode, decode_bytes
-from vgglab.data.digits import Digits
-from vgglab.data.folder import ImageFolder
-from vgglab.data.recipe import Recipe
-from vgglab.data.shard_parts import RECORDS
-from vgglab.data.sharding import Sharding
-from vgglab.data.stream import ImageStream
-from vgglab.data.synthetic import Synthetic
+from vgglab.data.shards.parts import RECORDS
+from vgglab.data.shards.recipe import Recipe
+from vgglab.data.shards.source import ImageStream
+from vgglab.data.shards.writing import Sharding
+from vgglab.data.sources.digits import Digits
+from vgglab.data.sources.folder import ImageFolder
+from vgglab.data.sources.synthetic import Synthetic
 from vgglab.errors import InputError
 from vgglab.files import alone_in
 

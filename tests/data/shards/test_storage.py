@@ -13,9 +13,9 @@ import pytest
 from botocore import UNSIGNED
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 
-from vgglab.data.chunk_cache import Chunk, ChunkCache
-from vgglab.data.storage import Storage
-from vgglab.data.storage_errors import MissingFileError
+from vgglab.data.shards.cache import Chunk, ChunkCache
+from vgglab.data.shards.storage import Storage
+from vgglab.data.shards.storage_errors import MissingFileError
 from vgglab.errors import InputError
 
 DOWN = EndpointConnectionError(endpoint_url="http://server")
@@ -62,8 +62,8 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vgglab.data.storage._FIRST_PAUSE", 0.01)
-    monkeypatch.setattr("vgglab.data.storage._LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr("vgglab.data.shards.storage._FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("vgglab.data.shards.storage._LONGEST_PAUSE", 0.02)
 
 
 @pytest.mark.parametrize("error", [DOWN, answer(503), answer(500), answer(429), TimeoutError()])

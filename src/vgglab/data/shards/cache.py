@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 
-from vgglab.data.storage import UNFINISHED, Storage
+from vgglab.data.shards.storage import UNFINISHED, Storage
 from vgglab.errors import InputError
 
 DOWNLOADS = 4

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from vgglab.data import prepare
-from vgglab.data.prepare import DEVKIT_TAR, TRAIN_TAR, VAL_TAR, Counts, prepare_imagenet
+from vgglab.data.sources import prepare
+from vgglab.data.sources.prepare import DEVKIT_TAR, TRAIN_TAR, VAL_TAR, Counts, prepare_imagenet
 from vgglab.errors import InputError
 
 WNIDS = ["n00000003", "n00000001", "n00000002"]  # ILSVRC ids 1, 2, 3

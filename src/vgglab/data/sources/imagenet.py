@@ -5,7 +5,7 @@ from typing import Any
 
 from torchvision.models import VGG16_Weights
 
-from vgglab.data.folder import ImageFolder
+from vgglab.data.sources.folder import ImageFolder
 from vgglab.errors import InputError
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fuzz.archives import header, pax
 
-from vgglab.data.archives import extract, open_tar, read_member
+from vgglab.data.sources.archives import extract, open_tar, read_member
 from vgglab.errors import InputError
 
 DATA = bytes(i * i % 251 for i in range(1_000_000))

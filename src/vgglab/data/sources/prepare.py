@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from scipy.io import loadmat  # type: ignore[import-untyped]
 
-from vgglab.data.archives import check_member, extract, open_tar, read_member
+from vgglab.data.sources.archives import check_member, extract, open_tar, read_member
 from vgglab.errors import InputError
 from vgglab.files import digest
 from vgglab.progress import Advance, progress

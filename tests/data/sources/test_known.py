@@ -12,7 +12,7 @@ from vgglab.data import (
     Imagenette,
     Synthetic,
 )
-from vgglab.data.known import known_images
+from vgglab.data.sources.known import known_images
 from vgglab.data.splitting import stratified_split
 
 

@@ -1,6 +1,6 @@
 """A real S3 server on this machine, in a process of its own that can be killed: moto's.
 
-`python tests/data/s3_server.py PORT FOLDER` serves FOLDER as the bucket `bucket`.
+`python tests/data/shards/s3_server.py PORT FOLDER` serves FOLDER as the bucket `bucket`.
 """
 
 import subprocess

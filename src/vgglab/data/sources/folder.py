@@ -10,9 +10,9 @@ from annotated_types import Gt
 from torch import Tensor
 
 from vgglab.data.decoding import image_size
-from vgglab.data.encoded_source import EncodedDataModule
 from vgglab.data.images import FileImages, ImageSet, TensorImages
-from vgglab.data.listing import labelled_files, sub_folders
+from vgglab.data.sources.encoded_source import EncodedDataModule
+from vgglab.data.sources.listing import labelled_files, sub_folders
 from vgglab.data.transforms import Preprocessing
 from vgglab.errors import BrokenImageError, InputError
 from vgglab.progress import each

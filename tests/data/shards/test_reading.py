@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.data.small_shards import write_shards
+from tests.data.shards.small_shards import write_shards
 
-from vgglab.data.shards import Shards, StreamedImages, read_shards
-from vgglab.data.storage import Storage
+from vgglab.data.shards.reading import Shards, StreamedImages, read_shards
+from vgglab.data.shards.storage import Storage
 from vgglab.errors import BrokenImageError, InputError
 from vgglab.evaluation.batching import shape_batches
 

@@ -14,10 +14,10 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from vgglab.data.chunk_cache import DOWNLOADS, Chunk, ChunkCache, check_chunk
 from vgglab.data.images import EncodedImages
 from vgglab.data.sampling import BatchKeys
-from vgglab.data.shard_index import (
+from vgglab.data.shards.cache import DOWNLOADS, Chunk, ChunkCache, check_chunk
+from vgglab.data.shards.index import (
     DESCRIPTION,
     INDEX,
     LABELS,
@@ -32,7 +32,7 @@ from vgglab.data.shard_index import (
     parse_names,
     parse_order,
 )
-from vgglab.data.storage import Storage
+from vgglab.data.shards.storage import Storage
 from vgglab.errors import BrokenImageError, InputError
 from vgglab.files import replace_file
 from vgglab.text import printable

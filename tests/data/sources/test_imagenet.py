@@ -5,8 +5,8 @@ import pytest
 from torchvision.models import VGG16_Weights
 
 from vgglab.data import ImageNet, Imagenette
-from vgglab.data import imagenette as imagenette_module
-from vgglab.data.imagenette import NAMES
+from vgglab.data.sources import imagenette as imagenette_module
+from vgglab.data.sources.imagenette import NAMES
 from vgglab.errors import InputError
 
 

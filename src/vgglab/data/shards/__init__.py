@@ -1,0 +1,1 @@
+"""Chunks of encoded images: written once, streamed from a disk or from object storage."""
