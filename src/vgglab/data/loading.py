@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import signal
 import time
+import warnings
 from collections.abc import Iterator
 from multiprocessing.util import Finalize
 from typing import Any
@@ -11,9 +12,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from vgglab.cores import usable_cores
 from vgglab.data.device import SideStream, one_ahead
+from vgglab.data.notices import notice
 from vgglab.data.sampling import ShardedBatches
 from vgglab.errors import InputError
+from vgglab.text import plural
 
 log = logging.getLogger(__name__)
 
@@ -48,15 +52,20 @@ class ResumableLoader(DataLoader[Any]):
         # The loader's generator seeds its workers. One of its own leaves the global stream alone,
         # which otherwise moves with every iterator made and differs after a resume.
         generator = torch.Generator().manual_seed(batches.seed)
-        super().__init__(
-            dataset,
-            batch_size=None,
-            sampler=batches,
-            collate_fn=_as_it_is,
-            worker_init_fn=_Begun(),
-            generator=generator,
-            **settings,
-        )
+        with warnings.catch_warnings():
+            # Said below, in one line and once a run.
+            warnings.filterwarnings("ignore", "This DataLoader will create")
+            super().__init__(
+                dataset,
+                batch_size=None,
+                sampler=batches,
+                collate_fn=_as_it_is,
+                worker_init_fn=_Begun(),
+                generator=generator,
+                **settings,
+            )
+        if self.num_workers > (cores := usable_cores()):
+            notice(f"data.num_workers={self.num_workers}, but {plural(cores, 'core')} to run on")
         self.stream = stream
         self.seconds_waited = 0.0
         """How long whoever iterates has waited so far, the start of the workers included."""

@@ -220,3 +220,25 @@ def test_a_server_that_dies_and_comes_back_loses_no_image(
     seen += run
     end(loader)
     assert equal(seen, batches(stream(shards, interleave=1)))
+
+
+def test_what_the_shards_lack_is_told(
+    shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = shutil.copytree(shards, tmp_path / "copy")
+    file = root / "train/vgglab.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "skipped": ["a.jpg: empty file"]}))
+    data = stream(root)
+    assert data.sets["train"].skipped == ["a.jpg: empty file"]
+    assert "train: 1 image could not be read when it was written" in caplog.text
+
+
+@pytest.mark.parametrize("uri", ["s3:/bucket/folder", "s3://", "S3://bucket", "http://host/folder"])
+def test_a_uri_of_another_kind_is_refused(uri: str) -> None:
+    with pytest.raises(InputError, match="is expected"):
+        stream(uri)
+
+
+def test_an_endpoint_is_an_address() -> None:
+    with pytest.raises(InputError, match=r"data.endpoint=127.0.0.1:9: http:// or https://"):
+        stream("s3://bucket/folder", endpoint="127.0.0.1:9")

@@ -232,7 +232,7 @@ def test_other_files_beside_images_are_reported(make_tree, caplog):
     data = folder(root)
     data.setup("fit")
     assert len(data.sets["train"]) == 22
-    assert "1 files are no images (cat/notes.txt)" in caplog.text
+    assert "cat/notes.txt: not called an image, and left out" in caplog.text
 
 
 def test_splits_with_other_classes_are_refused(make_tree):

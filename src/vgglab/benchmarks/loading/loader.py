@@ -96,6 +96,7 @@ def _trainer(job: LoaderBenchmark) -> Trainer:
     for name in ("lightning.pytorch", "lightning.fabric"):  # they tell which devices they found
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*`srun` command is available .*")
+    warnings.filterwarnings("ignore", "This DataLoader will create")  # ours says so, too
     try:
         return Trainer(
             accelerator=job.accelerator.accelerator,

@@ -9,6 +9,7 @@ from rich.table import Table
 from vgglab.benchmarks.loading.bottleneck import Bottleneck
 from vgglab.benchmarks.loading.stages import STAGES
 from vgglab.benchmarks.spread import measured_table, with_spread
+from vgglab.text import plural
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class LoaderSpeed:
 
     def table(self) -> Table:
         """The loaders, their stages and the network; what binds stands below. 80 columns."""
-        device = f"{self.gpu or 'the CPU'}, {self.cores} core{'s' if self.cores > 1 else ''}"
+        device = f"{self.gpu or 'the CPU'}, {plural(self.cores, 'core')}"
         source = f", {self.image_bytes / 1e3:.1f} KB an image" if self.image_bytes else ""
         load = [r.load for r in self.rounds]
         caption = (
@@ -97,7 +98,7 @@ class LoaderSpeed:
         table = measured_table("vgglab", "\n".join(caption))
         table.add_column("torchvision", justify="right")
         table.add_row(
-            f"images/s, {self.workers} workers" if self.workers else "images/s, no workers",
+            f"images/s, {plural(self.workers, 'worker') if self.workers else 'no workers'}",
             with_spread([r.loader for r in self.rounds], 0),
             with_spread([r.reference for r in self.rounds], 0),
         )

@@ -47,6 +47,8 @@ class Description(BaseModel):
     version: Literal[1]
     classes: list[str]
     count: Annotated[int, Field(gt=0, lt=2**31)]
+    skipped: list[str] = []
+    """A line for each image that could not be read."""
 
 
 class _Chunk(BaseModel):

@@ -58,6 +58,8 @@ class Shards:
     positions: Tensor
     """(N,) int64, where each image lies in the chunks, counted over all of them."""
     names: Names
+    skipped: Sequence[str] = ()
+    """A line for each image of the source that could not be read when they were written."""
     _checked: set[int] = field(default_factory=set)
     _dataset: tuple[int, Any] | None = None
 
@@ -155,6 +157,7 @@ class StreamedImages(EncodedImages):
         self.indices = torch.arange(len(shards.labels)) if indices is None else indices
         self.labels = shards.labels[self.indices]
         self.classes = shards.classes
+        self.skipped = shards.skipped
         self.positions = shards.positions[self.indices]
         self.chunk_of = shards.chunk_of(self.positions)
         self._check_labels(shards.uri)
@@ -219,6 +222,7 @@ def read_shards(
         labels=torch.from_numpy(parsed(parse_labels, LABELS)),
         positions=torch.from_numpy(parsed(parse_order, ORDER)),
         names=parsed(parse_names, NAMES),
+        skipped=described.skipped,
     )
 
 

@@ -9,6 +9,7 @@ from annotated_types import Ge
 
 from vgglab.data.bounds import Count
 from vgglab.data.images import ImageSet
+from vgglab.data.notices import notice
 from vgglab.data.sampling import ShardedBatches
 from vgglab.data.shards.order import ChunkedBatches
 from vgglab.data.shards.reading import Shards, StreamedImages, read_shards
@@ -17,6 +18,7 @@ from vgglab.data.shards.storage_errors import MissingFileError
 from vgglab.data.sources.encoded_source import EncodedDataModule
 from vgglab.errors import InputError
 from vgglab.extras import require
+from vgglab.text import plural
 
 _UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
 
@@ -106,7 +108,13 @@ class ImageStream(EncodedDataModule):
             description = storage.read("vgglab.json")
         except MissingFileError as error:
             return error
-        return read_shards(storage, description, self.cache, self.cache_limit)
+        found = read_shards(storage, description, self.cache, self.cache_limit)
+        if found.skipped:
+            notice(
+                f"{found.uri}: {plural(len(found.skipped), 'image')} could not be read when it was "
+                "written; its vgglab.json lists them"
+            )
+        return found
 
     def stored_split(self, split: str) -> StreamedImages | None:
         classes, shards = self.classes, self.shards(split)

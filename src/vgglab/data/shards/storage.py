@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,7 +10,6 @@ from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
@@ -19,7 +19,6 @@ from vgglab.text import duration
 
 log = logging.getLogger(__name__)
 
-_SCHEMES = ("s3", "gs")
 UNFINISHED = ".part"
 """The ending of a file that is being fetched."""
 
@@ -55,9 +54,15 @@ class Storage:
         retry_seconds: float = 0.0,
         notices: Path | None = None,
     ) -> None:
-        scheme = urlsplit(uri).scheme if "://" in uri else ""
-        if scheme and scheme not in _SCHEMES:
-            raise InputError(f"data.uri={uri}: a local folder, s3:// or gs:// is expected")
+        remote = re.match("([A-Za-z0-9]{2,}):/", uri)  # Windows' drives have one letter
+        if remote and not re.match("(s3|gs)://[^/]", uri):
+            raise InputError(
+                f"data.uri={uri}: a local folder, s3://bucket/folder or gs://bucket/folder is "
+                "expected"
+            )
+        scheme = remote[1] if remote else ""
+        if endpoint is not None and not endpoint.startswith(("http://", "https://")):
+            raise InputError(f"data.endpoint={endpoint}: http:// or https:// comes first")
         self.uri = uri.rstrip("/") if scheme else str(Path(uri).expanduser())
         self.scheme = scheme
         self.retry_seconds = retry_seconds

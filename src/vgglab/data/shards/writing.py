@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader
 
+from vgglab.cores import usable_cores
 from vgglab.data.batches import OnError
 from vgglab.data.images import ImageSet
 from vgglab.data.module import ImageDataModule
@@ -196,7 +197,7 @@ class Sharding:
             parts,
             batch_size=None,
             sampler=missing,
-            num_workers=min(self.num_workers, len(missing)),
+            num_workers=min(self.num_workers, len(missing), usable_cores()),
             in_order=False,
         )
         for outcome in loader:

@@ -50,7 +50,8 @@ def labelled_files(folder: Path, classes: Sequence[str]) -> tuple[list[str], Ten
             endings = " ".join(sorted(IMAGE_SUFFIXES))
             raise InputError(f"{folder / name}: no images ({endings}) in it{also}")
         if others:
-            notice(f"{folder / name}: {len(others)} files are no images ({others[0]})")
+            more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
+            notice(f"{folder / others[0]}{more}: not called an image, and left out")
         files += found
         counts.append(len(found))
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
