@@ -80,7 +80,9 @@ def test_peak_is_what_torch_measures(
     peak = torchs_own(make, side, batch_size, **settings)
     assert measure(make, side, batch_size, place="cpu", **settings).peak_bytes == pytest.approx(
         peak,
-        rel=0.04,  # to some bytes, but for temporaries within batch norm and LRN
+        # To some bytes, but for temporaries within batch norm and LRN, and those of oneDNN's bf16,
+        # which are others on a processor that has such instructions.
+        rel=0.06,
     )
 
 
