@@ -149,7 +149,7 @@ def test_a_folder_needs_no_client(folder: Path) -> None:
     assert there.read("file") == b"content"
     with pytest.raises(MissingFileError, match="remote/other: no such file"):
         there.read("other")
-    with pytest.raises(InputError, match=r"data.uri=ftp://server: a local folder, s3:// or gs://"):
+    with pytest.raises(InputError, match=r"data.uri=ftp://server: a local folder, s3://bucket"):
         Storage("ftp://server")
 
 
