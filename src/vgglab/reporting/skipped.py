@@ -6,6 +6,7 @@ from pathlib import Path
 from vgglab.files import replace_file, shown
 from vgglab.reporting.page import code, note
 from vgglab.reporting.record import SKIPPED, Skipped
+from vgglab.text import plural
 
 _SHOWN = 50
 
@@ -29,9 +30,7 @@ def skipped_row(folder: Path, lines: Sequence[str]) -> dict[str, str]:
 
 def counted(count: int) -> str:
     """`1 image cannot be read and is skipped`."""
-    if count == 1:
-        return "1 image cannot be read and is skipped"
-    return f"{count:,} images cannot be read and are skipped"
+    return f"{plural(count, 'image')} cannot be read and {'is' if count == 1 else 'are'} skipped"
 
 
 def skipped_section(lines: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from vgglab.data.batches import OnError
 from vgglab.data.images import FileImages, ImageSet
-from vgglab.data.shards.index import LABELS, NAMES, ORDER
+from vgglab.data.shards.index import INDEX, LABELS, NAMES, ORDER
 from vgglab.data.shards.recipe import Recipe, file_content
 from vgglab.errors import BrokenImageError, InputError
 from vgglab.files import flush, read_json, replace_file
@@ -184,8 +184,8 @@ def _merge(folder: Path, indices: list[dict[str, Any] | None]) -> list[dict[str,
             if index is not None:
                 Path(aside, f"{part}.index.json").write_text(json.dumps(index), encoding="utf-8")
         complete_dataset(aside)
-        merged = Path(aside, "index.json").read_bytes()
-    replace_file(folder / "index.json", merged)
+        merged = Path(aside, INDEX).read_bytes()
+    replace_file(folder / INDEX, merged)
     return json.loads(merged)["chunks"]
 
 

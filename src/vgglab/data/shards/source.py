@@ -11,6 +11,7 @@ from vgglab.data.bounds import Count
 from vgglab.data.images import ImageSet
 from vgglab.data.notices import notice
 from vgglab.data.sampling import ShardedBatches
+from vgglab.data.shards.index import DESCRIPTION
 from vgglab.data.shards.order import ChunkedBatches
 from vgglab.data.shards.reading import Shards, StreamedImages, read_shards
 from vgglab.data.shards.storage import Storage
@@ -105,14 +106,14 @@ class ImageStream(EncodedDataModule):
             notices=self.cache / "outage.lock",
         )
         try:
-            description = storage.read("vgglab.json")
+            description = storage.read(DESCRIPTION)
         except MissingFileError as error:
             return error
         found = read_shards(storage, description, self.cache, self.cache_limit)
         if found.skipped:
             notice(
                 f"{found.uri}: {plural(len(found.skipped), 'image')} could not be read when it was "
-                "written; its vgglab.json lists them"
+                f"written; its {DESCRIPTION} lists them"
             )
         return found
 

@@ -21,15 +21,15 @@ from vgglab.cores import usable_cores
 from vgglab.data.batches import OnError
 from vgglab.data.images import ImageSet
 from vgglab.data.module import ImageDataModule
+from vgglab.data.shards.index import DESCRIPTION
 from vgglab.data.shards.parts import RECORDS, Parts, name_of, order_in_chunks
 from vgglab.data.shards.recipe import Recipe, file_content
-from vgglab.errors import InputError
+from vgglab.errors import BrokenImageError, InputError
 from vgglab.extras import require
 from vgglab.files import alone_in, flush, read_json, replace_file
 from vgglab.progress import Advance, progress
 from vgglab.text import percent, plural
 
-_DESCRIPTION = "vgglab.json"
 _PLAN = "plan.json"
 _TRIED = 32  # images, which tell how many make a chunk
 # A split has so many chunks, for as many processes to share in writing and reading it, as long as
@@ -111,13 +111,13 @@ class Sharding:
             if is_new:
                 self._write_new(images, folder, settings)
             else:
-                _check_same(folder, _DESCRIPTION, settings)
+                _check_same(folder, DESCRIPTION, settings)
                 shutil.rmtree(folder / RECORDS, ignore_errors=True)  # if it was killed just before
         except BlockingIOError as error:
             raise InputError(f"output={output}: another process writes there") from error
         except OSError as error:
             raise InputError(f"output={output}: {error.strerror or error}") from error
-        found = read_json(folder / _DESCRIPTION)
+        found = read_json(folder / DESCRIPTION)
         return Written(
             split,
             found["count"],
@@ -162,12 +162,12 @@ class Sharding:
             raise InputError(failure)
         description = {**plan, **parts.complete()}
         text = json.dumps(description, indent=2) + "\n"
-        replace_file(folder / _DESCRIPTION, text.encode())
+        replace_file(folder / DESCRIPTION, text.encode())
 
     def _images_a_chunk(self, images: ImageSet) -> int:
         sizes = []
         for index in order_in_chunks(images)[:_TRIED].tolist():
-            with suppress(InputError):  # its part will tell
+            with suppress(BrokenImageError):  # its part will tell
                 data = file_content(images, index)
                 sizes.append(len(self.recipe.stored(data, images.name(index))))
         shared = max(-(-len(images) // _CHUNKS), _IMAGES)
